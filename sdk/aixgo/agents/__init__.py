@@ -1,0 +1,1 @@
+"""Ready agents: llm, classifier, aggregator."""

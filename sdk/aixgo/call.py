@@ -1,0 +1,151 @@
+"""What a call inherits from its caller, held in one context variable.
+
+Owns the ambient call state (deadline, depth, path, session, ledger, budget) and the budget's arithmetic. Part of the
+core: no I/O. The runtimes enter a call by making its state from the caller's (`CallState.child`) and running the agent
+inside `entered`; agents read it through `current`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeVar
+
+from aixgo.errors import BudgetExceeded, DepthExceeded
+from aixgo.usage import Ledger, Usage
+
+NumberT = TypeVar("NumberT", int, Decimal)
+
+DEFAULT_TIMEOUT = 300.0
+"""Seconds a call tree may take when nobody says otherwise."""
+MAX_DEPTH = 10
+"""Call entries from the root of a tree down."""
+
+
+class Budget:
+    """The tokens and USD that a call tree may still spend. None means no limit.
+
+    An LLM call reserves what it may need before it starts and settles for what it took after, so the calls under one
+    budget cannot overspend together. `lend` splits off a part for a call that runs elsewhere or at the same time;
+    `repay` takes back what that call left over.
+    """
+
+    __slots__ = ("_above", "tokens", "usd")
+
+    def __init__(self, tokens: int | None = None, usd: Decimal | None = None, above: Budget | None = None) -> None:
+        self.tokens = tokens
+        self.usd = usd
+        self._above = above
+
+    def left(self) -> tuple[int | None, Decimal | None]:
+        """Tokens and USD that may still be reserved, the budgets above considered."""
+        if self._above is None:
+            return self.tokens, self.usd
+        tokens, usd = self._above.left()
+        return _least(self.tokens, tokens), _least(self.usd, usd)
+
+    def reserve(self, tokens: int, usd: Decimal | None = None) -> Budget:
+        """Take `tokens` and `usd` out until `repay`; raises BudgetExceeded, taking nothing, when so much is not left."""
+        left_tokens, left_usd = self.left()
+        if left_tokens is not None and tokens > left_tokens:
+            raise BudgetExceeded(
+                f"{tokens} tokens are needed and {left_tokens} are left of the budget; raise max_tokens, or ask for less",
+                fields={"needed_tokens": tokens, "left_tokens": left_tokens},
+            )
+        if left_usd is not None and usd is not None and usd > left_usd:
+            raise BudgetExceeded(
+                f"{usd} USD may be needed and {left_usd} USD are left of the budget; raise max_cost_usd, or ask for less",
+                fields={"needed_usd": str(usd), "left_usd": str(left_usd)},
+            )
+        self._take(tokens, usd or Decimal())
+        return Budget(tokens, usd)
+
+    def lend(self, share: int = 1) -> Budget:
+        """Split off one of `share` equal parts of what is left, for a call whose spending is known when it ends."""
+        tokens, usd = self.left()
+        part = Budget(None if tokens is None else tokens // share, None if usd is None else usd / share)
+        self._take(part.tokens or 0, part.usd or Decimal())
+        return part
+
+    def repay(self, lent: Budget, spent: Usage) -> None:
+        """Give back a reservation or a lent part, less what was really spent."""
+        self._take(spent.total_tokens - (lent.tokens or 0), (spent.cost_usd or Decimal()) - (lent.usd or Decimal()))
+
+    def _take(self, tokens: int, usd: Decimal) -> None:
+        budget: Budget | None = self
+        while budget is not None:
+            if budget.tokens is not None:
+                budget.tokens -= tokens
+            if budget.usd is not None:
+                budget.usd -= usd
+            budget = budget._above
+
+
+@dataclass(slots=True)
+class CallState:
+    """The state of one call entry. `deadline` is in seconds of the event loop's clock."""
+
+    deadline: float
+    depth: int
+    path: tuple[str, ...]
+    session_id: str
+    ledger: Ledger
+    budget: Budget | None = None
+
+    def child(self, name: str) -> CallState:
+        """The state of a call to `name` made from here: same deadline, session and budget, one level deeper."""
+        return CallState(
+            self.deadline, self.depth + 1, (*self.path, name), self.session_id, Ledger(self.ledger), self.budget
+        )
+
+    def check_depth(self, limit: int) -> None:
+        """Raise DepthExceeded when this entry is deeper than `limit`."""
+        if self.depth > limit:
+            raise DepthExceeded(
+                f"{self.depth} calls inside one another, and {limit} are allowed: {' > '.join(self.path)};"
+                " break the circle, or raise max_depth",
+                fields={"limit": limit},
+            )
+
+
+_STATE: ContextVar[CallState | None] = ContextVar("aixgo_call", default=None)
+
+
+def current() -> CallState | None:
+    """The call that this code runs in; None outside of any."""
+    return _STATE.get()
+
+
+def root(timeout: float = DEFAULT_TIMEOUT, session_id: str = "") -> CallState:
+    """The state above a new call tree, which may take `timeout` seconds from now."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    return CallState(deadline, 0, (), session_id, Ledger())
+
+
+def remaining() -> float | None:
+    """Seconds until the deadline of the current call, at least 0; None outside of any call."""
+    state = _STATE.get()
+    return None if state is None else max(0.0, state.deadline - asyncio.get_running_loop().time())
+
+
+@contextmanager
+def entered(state: CallState | None) -> Generator[None]:
+    """Make `state` the current call inside the `with` block."""
+    token = _STATE.set(state)
+    try:
+        yield
+    finally:
+        _STATE.reset(token)
+
+
+def set_state(state: CallState | None) -> None:
+    """Make `state` the current call of this task, for good: for tasks that serve exactly one call."""
+    _STATE.set(state)
+
+
+def _least(a: NumberT | None, b: NumberT | None) -> NumberT | None:
+    return a if b is None else b if a is None else min(a, b)

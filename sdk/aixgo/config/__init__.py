@@ -1,0 +1,1 @@
+"""The one YAML file and the AIXGO_* settings, as frozen, validated objects."""

@@ -1,0 +1,45 @@
+"""What the constructor of an agent made from YAML receives.
+
+Below it lies nothing of aixgo; `schema.py` reads it from files, the ready agents and users' classes take it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class InputSpec(BaseModel):
+    """A name whose messages a reactive agent takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str
+
+
+class OutputSpec(BaseModel):
+    """A name that a reactive agent sends its replies to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    target: str
+
+
+class AgentSpec(BaseModel):
+    """One entry of `agents:`. `config` is the role's own; each role says which keys it knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The name that callers use.")
+    role: str = Field(description="A ready agent (llm, classifier, aggregator) or an importable class: my_pkg.agents:Analyst.")
+    model: tuple[str, ...] = Field(default=(), description="`vendor/model`, or a list: the later ones are fallbacks.")
+    prompt: str = Field(default="", description="The system prompt.")
+    tools: tuple[str, ...] = Field(default=(), description="Names from the top-level `tools:`.")
+    mcp_servers: tuple[str, ...] = Field(default=(), description="Names of `tools:` entries that are MCP servers.")
+    inputs: tuple[InputSpec, ...] = Field(default=(), description="Where a reactive agent's messages come from.")
+    outputs: tuple[OutputSpec, ...] = Field(default=(), description="Where a reactive agent's replies go.")
+    config: dict[str, Any] = Field(default_factory=dict, description="What the role itself can be told.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value

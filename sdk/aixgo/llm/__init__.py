@@ -1,0 +1,1 @@
+"""Language models behind one contract: one file per vendor, metering around every one of them."""

@@ -1,0 +1,1 @@
+"""Orchestration patterns. Each is an agent that calls other agents."""

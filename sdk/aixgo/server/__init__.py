@@ -1,0 +1,1 @@
+"""Serving agents: `serve(call)`, neutral of any transport, and the thin servicers around it."""

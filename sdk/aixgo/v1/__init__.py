@@ -1,0 +1,1 @@
+"""Generated from proto/aixgo/v1; `make proto` writes it."""

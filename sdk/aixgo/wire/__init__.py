@@ -1,0 +1,1 @@
+"""Between Python objects and the messages of proto/aixgo/v1."""

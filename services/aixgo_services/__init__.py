@@ -1,0 +1,1 @@
+"""The processes of a fleet and the command line: wiring only."""
