@@ -42,7 +42,7 @@ class Message:
     """
 
     payload: Payload = ""
-    metadata: Mapping[str, Any] = field(default=_EMPTY)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     session_id: str = ""
     usage: Usage = NO_USAGE
     id: str = field(default_factory=new_id)
