@@ -75,6 +75,10 @@ class Budget:
         """Give back a reservation or a lent part, less what was really spent."""
         self._take(spent.total_tokens - (lent.tokens or 0), (spent.cost_usd or Decimal()) - (lent.usd or Decimal()))
 
+    def reclaim(self, lent: Budget) -> None:
+        """Take back what a lent part has left, its own reservations being settled."""
+        self._take(-(lent.tokens or 0), -(lent.usd or Decimal()))
+
     def _take(self, tokens: int, usd: Decimal) -> None:
         budget: Budget | None = self
         while budget is not None:
@@ -113,6 +117,7 @@ class CallState:
 
 
 _STATE: ContextVar[CallState | None] = ContextVar("aixgo_call", default=None)
+_REACTIVE: ContextVar[str] = ContextVar("aixgo_reactive", default="")
 
 
 def current() -> CallState | None:
@@ -145,6 +150,25 @@ def entered(state: CallState | None) -> Generator[None]:
 def set_state(state: CallState | None) -> None:
     """Make `state` the current call of this task, for good: for tasks that serve exactly one call."""
     _STATE.set(state)
+
+
+def reactive_agent() -> str:
+    """The agent whose `start` this code runs in; "" outside of any."""
+    return _REACTIVE.get()
+
+
+def current_path() -> tuple[str, ...]:
+    """The agents from the root of the call tree down to this code; of a `start`, its agent; else empty."""
+    state = _STATE.get()
+    if state is not None:
+        return state.path
+    name = _REACTIVE.get()
+    return (name,) if name else ()
+
+
+def set_reactive_agent(name: str) -> None:
+    """Say whose `start` this task runs, for good."""
+    _REACTIVE.set(name)
 
 
 def _least(a: NumberT | None, b: NumberT | None) -> NumberT | None:

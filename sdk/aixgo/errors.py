@@ -81,7 +81,7 @@ class AixgoError(Exception):
     """
 
     code: ClassVar[Code] = Code.UNKNOWN
-    accepted: ClassVar[bool] = True
+    accepted: bool = True
     """False: the callee refused before any agent saw the call, so another instance may be tried."""
 
     def __init__(

@@ -1,0 +1,337 @@
+"""What both runtimes are made of: the agents of this process, their mailboxes, and how a call begins and ends.
+
+Subclasses say only how names that are not of this process are reached. Above it: `local.py`, `distributed.py`; below:
+`entry.py` (one call), `pump.py` (one stream), `mailbox.py`, `reactive.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from decimal import Decimal
+from time import perf_counter
+from types import TracebackType
+from typing import Self
+
+from aixgo import call as ambient
+from aixgo.agent import Agent, check_name
+from aixgo.call import DEFAULT_TIMEOUT, MAX_DEPTH, Budget, CallState
+from aixgo.errors import AgentNotFound, AixgoError, AlreadyRegistered, InvalidInput, MessageTooLarge, WrongState
+from aixgo.events import Event
+from aixgo.message import Message, Payload
+from aixgo.runtime.contract import (
+    DEFAULT_OPTIONS,
+    Broadcast,
+    CallOptions,
+    Delivery,
+    EventStream,
+    Outcome,
+    Outcomes,
+    RuntimeHealth,
+    RuntimeMetrics,
+)
+from aixgo.runtime.entry import agent_events, bounded, run_agent, typed
+from aixgo.runtime.mailbox import Letter, Mailbox
+from aixgo.runtime.metrics import CallMetrics
+from aixgo.runtime.pump import PumpedStream
+from aixgo.runtime.reactive import ReactiveTasks
+from aixgo.telemetry import spans
+from aixgo.usage import NO_USAGE
+
+MAILBOX_SIZE = 100
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+
+class BaseRuntime(ABC):
+    """The Runtime contract over the agents of this process (see `contract.Runtime` for what each method promises).
+
+    `max_depth` bounds calls inside calls, `mailbox_size` the messages that wait for one agent, `max_message_bytes` the
+    text or bytes of one message.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_depth: int = MAX_DEPTH,
+        mailbox_size: int = MAILBOX_SIZE,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._agents: dict[str, Agent] = {}
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._reactive = ReactiveTasks()
+        self._metrics = CallMetrics()
+        self._max_depth = max_depth
+        self._mailbox_size = mailbox_size
+        self._max_message_bytes = max_message_bytes
+        self._running = False
+
+    # agents
+
+    def register(self, agent: Agent) -> None:
+        if not isinstance(agent, Agent):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
+            raise InvalidInput(f"a {type(agent).__name__} is no Agent; subclass aixgo.Agent, or use @agent")
+        check_name(agent.name)
+        if agent.name in self._agents:
+            raise AlreadyRegistered(f"an agent named {agent.name!r} is registered already; unregister it, or rename one")
+        self._agents[agent.name] = agent
+        self._mailboxes[agent.name] = Mailbox(agent.name, self._mailbox_size)
+        try:
+            agent.bind(self)
+        except AixgoError:
+            del self._agents[agent.name], self._mailboxes[agent.name]
+            raise
+        if self._running and agent.reactive:
+            self._reactive.launch(agent)
+
+    async def unregister(self, name: str) -> None:
+        agent = self._agents.pop(name, None)
+        if agent is None:
+            raise AgentNotFound(f"no agent named {name!r} is registered here", fields={"agent": name})
+        self._mailboxes.pop(name).close()
+        await self._reactive.stop(agent)
+        agent.bind(None)
+
+    @property
+    def own_agents(self) -> Mapping[str, Agent]:
+        """The agents of this process by name, unnamed members included."""
+        return self._agents
+
+    @property
+    def max_depth(self) -> int:
+        """How many calls may lie inside one another."""
+        return self._max_depth
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message, in bytes."""
+        return self._max_message_bytes
+
+    def get_agent(self, name: str) -> Agent:
+        agent = self._agents.get(name)
+        return agent if agent is not None else self._proxy(name)
+
+    def list_agents(self) -> list[str]:
+        return sorted({name for name in self._agents if "/" not in name} | set(self._names_elsewhere()))
+
+    # request and response
+
+    async def call(
+        self,
+        target: str,
+        message: Message | Payload,
+        *,
+        timeout: float | None = None,
+        options: CallOptions = DEFAULT_OPTIONS,
+    ) -> Message:
+        started = perf_counter()
+        ok = False
+        try:
+            message = self._incoming(message)
+            state, timed = self._open(target, message, timeout, options)
+            agent = self._agents.get(target)
+            if agent is None:
+                reply = await self._call_elsewhere(target, message, state, options)
+            elif timed:
+                reply = await bounded(run_agent(agent, message, state), state)
+            else:
+                reply = await run_agent(agent, message, state)
+            ok = True
+            return reply
+        finally:
+            self._metrics.ended(perf_counter() - started, ok)
+
+    async def call_parallel(
+        self,
+        targets: Sequence[str],
+        message: Message | Payload,
+        *,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        options: CallOptions = DEFAULT_OPTIONS,
+    ) -> Outcomes:
+        shared = Message.of(message)
+        above = ambient.current()
+        slots = nullcontext() if concurrency is None else asyncio.Semaphore(concurrency)
+
+        async def one(target: str, part: CallState | None) -> Outcome:
+            async with slots:
+                ambient.set_state(part)
+                try:
+                    return Outcome(target, await self.call(target, shared, timeout=timeout, options=options))
+                except AixgoError as error:
+                    return Outcome(target, error=error)
+                finally:
+                    if above is not None and above.budget is not None and part is not None and part.budget is not None:
+                        above.budget.reclaim(part.budget)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(target, part)) for target, part in zip(targets, _shares(len(targets)), strict=True)]
+        return Outcomes([task.result() for task in tasks])
+
+    def stream(
+        self,
+        target: str,
+        message: Message | Payload,
+        *,
+        timeout: float | None = None,
+        options: CallOptions = DEFAULT_OPTIONS,
+    ) -> AbstractAsyncContextManager[EventStream]:
+        message = self._incoming(message)
+        state, timed = self._open(target, message, timeout, options)
+        started = perf_counter()
+
+        def source() -> AsyncIterator[Event]:
+            agent = self._agents.get(target)
+            if agent is None:
+                return self._stream_elsewhere(target, message, state, options)
+            return agent_events(agent, message, state)
+
+        return PumpedStream(
+            source, state, timed=timed, ended=lambda ok: self._metrics.ended(perf_counter() - started, ok)
+        )
+
+    # messages
+
+    async def send(self, target: str, message: Message | Payload) -> None:
+        message = self._incoming(message)
+        if target in self._agents:
+            self.deliver(target, Letter(message, ambient.current_path(), spans.inject()[0]))
+        else:
+            await self._send_elsewhere(target, message)
+        self._metrics.messages_sent += 1
+
+    def deliver(self, target: str, letter: Letter) -> None:
+        """Put a letter into the mailbox of an agent of this process. Raises AgentNotFound, MailboxFull."""
+        mailbox = self._mailboxes.get(target)
+        if mailbox is None:
+            raise self._unknown(target)
+        mailbox.put(letter)
+
+    async def recv(self, source: str | None = None) -> AsyncIterator[Delivery]:
+        name = source or ambient.reactive_agent()
+        if not name:
+            raise InvalidInput("recv() outside of an agent's start(): name the agent, recv('name')")
+        mailbox = self._mailboxes.get(name)
+        if mailbox is None:
+            raise self._unknown(name)
+        async for delivery in mailbox.deliveries():
+            self._metrics.messages_received += 1
+            yield delivery
+
+    async def broadcast(self, targets: Sequence[str], message: Message | Payload) -> Broadcast:
+        shared = Message.of(message)
+        names = list(dict.fromkeys(targets))
+
+        async def one(target: str) -> AixgoError | None:
+            try:
+                await self.send(target, shared)
+            except AixgoError as error:
+                return error
+            return None
+
+        errors = await asyncio.gather(*(one(name) for name in names))
+        failed = {name: error for name, error in zip(names, errors, strict=True) if error is not None}
+        return Broadcast(tuple(name for name in names if name not in failed), failed)
+
+    # state
+
+    async def health(self) -> RuntimeHealth:
+        ready = {name: agent.ready() for name, agent in self._agents.items()}
+        return RuntimeHealth(all(ready.values()), ready)
+
+    def metrics(self) -> RuntimeMetrics:
+        return self._metrics.snapshot(len(self._agents))
+
+    async def __aenter__(self) -> Self:
+        if self._running:
+            raise WrongState("this runtime is entered already; make another one")
+        self._running = True
+        await self._opened()
+        for agent in self._agents.values():
+            if agent.reactive:
+                self._reactive.launch(agent)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running = False
+        for agent in list(self._agents.values()):
+            await self._reactive.stop(agent)
+        await self._closed()
+
+    # what subclasses say
+
+    @abstractmethod
+    async def _call_elsewhere(
+        self, target: str, message: Message, state: CallState, options: CallOptions
+    ) -> Message: ...
+
+    @abstractmethod
+    def _stream_elsewhere(
+        self, target: str, message: Message, state: CallState, options: CallOptions
+    ) -> AsyncIterator[Event]: ...
+
+    @abstractmethod
+    async def _send_elsewhere(self, target: str, message: Message) -> None: ...
+
+    @abstractmethod
+    def _proxy(self, name: str) -> Agent: ...
+
+    @abstractmethod
+    def _names_elsewhere(self) -> Sequence[str]: ...
+
+    async def _opened(self) -> None:
+        """Called when the runtime is entered, before reactive agents start."""
+
+    async def _closed(self) -> None:
+        """Called when the runtime is left, after all agents have stopped."""
+
+    def _unknown(self, name: str) -> AgentNotFound:
+        known = ", ".join(self.list_agents()[:10]) or "none"
+        return AgentNotFound(f"no agent named {name!r}; known: {known}", fields={"agent": name})
+
+    def _incoming(self, message: Message | Payload) -> Message:
+        message = Message.of(message)
+        payload = message.payload
+        if isinstance(payload, (str, bytes)) and len(payload) > self._max_message_bytes:
+            raise MessageTooLarge(
+                f"the payload has {len(payload)} bytes and {self._max_message_bytes} are allowed;"
+                " send less, or raise max_message_bytes",
+                fields={"limit": self._max_message_bytes},
+            )
+        return message if message.usage is NO_USAGE else replace(message, usage=NO_USAGE)
+
+    def _open(
+        self, target: str, message: Message, timeout: float | None, options: CallOptions
+    ) -> tuple[CallState, bool]:
+        """The state of a new call entry, and whether its deadline is new and so must be enforced here."""
+        above = ambient.current()
+        timeout = options.timeout if timeout is None else timeout
+        timed = above is None
+        if above is None:
+            above = ambient.root(DEFAULT_TIMEOUT if timeout is None else timeout)
+        state = above.child(target)
+        state.check_depth(self._max_depth)
+        if timeout is not None:
+            deadline = asyncio.get_running_loop().time() + timeout
+            if deadline < state.deadline:
+                state.deadline, timed = deadline, True
+        session = options.session_id or message.session_id
+        if session:
+            state.session_id = session
+        if options.max_tokens is not None or options.max_cost_usd is not None:
+            usd = None if options.max_cost_usd is None else Decimal(str(options.max_cost_usd))
+            state.budget = Budget(options.max_tokens, usd, above=state.budget)
+        return state, timed
+
+
+def _shares(count: int) -> list[CallState | None]:
+    """The current call's state for each of `count` members that run at once, each with a share of the budget."""
+    state = ambient.current()
+    if state is None or state.budget is None:
+        return [state] * count
+    return [replace(state, budget=state.budget.lend(share)) for share in range(count, 0, -1)]

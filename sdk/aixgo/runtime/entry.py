@@ -1,0 +1,153 @@
+"""Entering a call: running an agent in its own call state, within its deadline, with one typed outcome.
+
+What both runtimes and AgentServer share. Below it lies the core; nothing here knows of gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from aixgo.agent import Agent
+from aixgo.call import CallState, entered
+from aixgo.errors import AgentFailed, AixgoError, CallCancelled, DeadlineExceeded, InvalidReply, StreamBroken
+from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Result
+from aixgo.message import Message
+from aixgo.usage import NO_USAGE
+
+log = logging.getLogger(__name__)
+
+CANCEL_GRACE = 0.05
+"""Seconds that work gets to end after it was cancelled; its caller waits no longer."""
+T = TypeVar("T")
+
+
+async def run_agent(agent: Agent, message: Message, state: CallState) -> Message:
+    """Execute `agent` with `state` as the current call; raises nothing but AixgoError and CancelledError."""
+    with entered(state):
+        try:
+            reply = await agent.execute(message)
+            return finished_reply(reply, state)
+        except asyncio.CancelledError as error:
+            raise_if_own_cancellation(error, state)
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever an agent raises becomes one typed error
+            raise typed(error, state) from (None if isinstance(error, AixgoError) else error)
+
+
+async def agent_events(agent: Agent, message: Message, state: CallState) -> AsyncIterator[Event]:
+    """The events of `agent.stream`, paths filled in, ended by exactly one Result; else an AixgoError is raised.
+
+    It makes `state` the current call of the task that iterates it, so that must be a task of its own.
+    """
+    events = agent.stream(message)
+    try:
+        async for event in events:
+            if isinstance(event, Result):
+                yield Result(finished_reply(event.message, state), state.path)
+                return
+            yield _with_path(event, state)
+        raise StreamBroken(f"the stream of agent {state.path[-1]!r} ended without a Result; yield one last")
+    except asyncio.CancelledError as error:
+        raise_if_own_cancellation(error, state)
+        raise
+    except Exception as error:  # noqa: BLE001  # as in run_agent
+        raise typed(error, state) from (None if isinstance(error, AixgoError) else error)
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def bounded(work: Coroutine[Any, Any, T], state: CallState) -> T:
+    """Run `work` in a task of its own and raise DeadlineExceeded when the deadline of `state` passes.
+
+    The task keeps an agent that ignores its cancellation from holding up the caller.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=state.deadline - loop.time())
+        if task.done():
+            return _outcome(task, state)
+        await cancel_task(task, state.path)
+    except asyncio.CancelledError:
+        await cancel_task(task, state.path)
+        raise
+    raise past_deadline(state)
+
+
+async def cancel_task(task: asyncio.Task[Any], path: tuple[str, ...]) -> None:
+    """Cancel a task and wait CANCEL_GRACE for its end; one that ignores it is left behind, with a log entry."""
+    task.cancel()
+    _, pending = await asyncio.wait({task}, timeout=CANCEL_GRACE)
+    if pending:
+        log.warning("%s did not stop within %g s of its cancellation", "/".join(path), CANCEL_GRACE)
+        task.add_done_callback(_retrieve)
+    else:
+        _retrieve(task)
+
+
+def past_deadline(state: CallState) -> DeadlineExceeded:
+    """The error of a call whose deadline has passed, with what it spent."""
+    late = DeadlineExceeded("the deadline passed; give the call a longer timeout, or the agent less to do")
+    late.agent_path, late.usage = state.path, state.ledger.usage
+    return late
+
+
+def typed(error: Exception, state: CallState) -> AixgoError:
+    """`error` as the typed error of this call, with its path and what was spent."""
+    if isinstance(error, AixgoError):
+        if error.agent_path[: len(state.path)] != state.path:
+            error.agent_path = state.path
+        error.usage = state.ledger.usage
+        return error
+    kind = type(error)
+    failed = AgentFailed(
+        f"agent {state.path[-1]!r} raised {kind.__name__}: {error}",
+        fields={"exception": f"{kind.__module__}.{kind.__qualname__}"},
+    )
+    failed.agent_path, failed.usage = state.path, state.ledger.usage
+    return failed
+
+
+def finished_reply(reply: Message, state: CallState) -> Message:
+    """A reply with the usage of its call; raises InvalidReply for what is no Message."""
+    if type(reply) is not Message:
+        raise InvalidReply(
+            f"agent {state.path[-1]!r} returned a {type(reply).__name__}; return a Message"
+            " (functions made agents by @agent may return just the payload)"
+        )
+    if state.ledger.usage is NO_USAGE and reply.usage is NO_USAGE:
+        return reply
+    return replace(reply, usage=state.ledger.usage)
+
+
+def raise_if_own_cancellation(error: asyncio.CancelledError, state: CallState) -> None:
+    """Raise CallCancelled when nobody cancelled this task, so that the agent's own work must have been cancelled."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() == 0:
+        own = CallCancelled(f"agent {state.path[-1]!r} awaited something that was cancelled")
+        raise typed(own, state) from error
+
+
+def _with_path(event: Event, state: CallState) -> Event:
+    if not isinstance(event, EVENT_TYPES):  # pyright: ignore[reportUnnecessaryIsInstance]  # agents may err
+        raise InvalidReply(f"agent {state.path[-1]!r} yielded a {type(event).__name__}; yield Events")
+    if event.path or isinstance(event, (MemberStarted, MemberFinished)):
+        return event
+    return replace(event, path=state.path)
+
+
+def _outcome(task: asyncio.Task[T], state: CallState) -> T:
+    if task.cancelled():
+        raise typed(CallCancelled(f"the work of agent {state.path[-1]!r} was cancelled"), state)
+    return task.result()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,231 @@
+"""Messages, usage, errors, events and call contexts as the protobuf messages of aixgo.v1, and back.
+
+Pure mapping, on the hot path of every remote call. Above it lie the transports and the servicers; errors become gRPC
+statuses in `status.py`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Any, cast
+
+from aixgo.call import Budget, CallState
+from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
+from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, ToolCall
+from aixgo.message import JSON, Message, from_json, new_id, to_json
+from aixgo.usage import NO_USAGE, Usage
+from aixgo.v1 import types_pb2 as pb
+
+MAX_ERROR_TEXT = 2048
+"""Bytes of an error's text on the wire; longer ones are cut, since they travel in HTTP/2 headers of limited size."""
+MAX_ERROR_FIELDS = 1536
+"""Bytes of an error's fields on the wire; larger ones are left out."""
+
+
+def encode_message(message: Message) -> pb.Message:
+    """A message for the wire; raises InvalidMessage when payload or metadata hold what is not JSON."""
+    out = pb.Message(id=message.id, session_id=message.session_id)
+    payload = message.payload
+    if isinstance(payload, str):
+        out.text = payload
+    elif isinstance(payload, bytes):
+        out.data = payload
+    else:
+        out.json = to_json(payload)
+    if message.metadata:
+        out.metadata = to_json(message.metadata)
+    if message.usage is not NO_USAGE:
+        out.usage.CopyFrom(encode_usage(message.usage))
+    return out
+
+
+def decode_message(data: pb.Message) -> Message:
+    """A message from the wire; raises InvalidMessage when its JSON is broken or its metadata no object."""
+    kind = data.WhichOneof("payload")
+    payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
+    if kind == "json":
+        payload = from_json(data.json)
+    metadata = from_json(data.metadata) if data.metadata else {}
+    if not isinstance(metadata, dict):
+        raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
+    usage = decode_usage(data.usage) if data.HasField("usage") else NO_USAGE
+    return Message(payload, metadata, data.session_id, usage, data.id or new_id())
+
+
+def encode_usage(usage: Usage) -> pb.Usage:
+    """Usage for the wire."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        llm_calls=usage.llm_calls,
+        cost_usd="" if usage.cost_usd is None else str(usage.cost_usd),
+        unpriced_calls=usage.unpriced_calls,
+        incomplete=usage.incomplete,
+    )
+
+
+def decode_usage(data: pb.Usage) -> Usage:
+    """Usage from the wire; NO_USAGE itself when it is empty."""
+    usage = Usage(
+        data.prompt_tokens,
+        data.completion_tokens,
+        data.cached_tokens,
+        data.reasoning_tokens,
+        data.llm_calls,
+        decode_usd(data.cost_usd),
+        data.unpriced_calls,
+        data.incomplete,
+    )
+    return NO_USAGE if usage == NO_USAGE else usage
+
+
+def decode_usd(text: str) -> Decimal | None:
+    """USD from their decimal string; None for the empty one. Raises InvalidMessage for what is no number."""
+    if not text:
+        return None
+    try:
+        usd = Decimal(text)
+    except InvalidOperation as error:
+        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number like 0.0125") from error
+    if not usd.is_finite() or usd < 0:
+        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number that is not negative")
+    return usd
+
+
+def encode_context(state: CallState, call_id: str, timeout: float, granted: Budget | None) -> pb.CallContext:
+    """What a callee inherits. `state` is the entry of the call itself, so the caller is one level above it."""
+    out = pb.CallContext(
+        call_id=call_id,
+        timeout_ms=max(1, int(timeout * 1000)),
+        depth=state.depth - 1,
+        agent_path=state.path[:-1],
+        session_id=state.session_id,
+    )
+    if granted is not None:
+        out.grant.CopyFrom(encode_grant(granted))
+    return out
+
+
+def encode_grant(budget: Budget) -> pb.Grant:
+    """What is left of a budget, for a callee to spend."""
+    tokens, usd = budget.left()
+    grant = pb.Grant()
+    if tokens is not None:
+        grant.tokens = max(0, tokens)
+    if usd is not None:
+        grant.cost_usd = str(max(Decimal(), usd))
+    return grant
+
+
+def decode_grant(context: pb.CallContext) -> Budget | None:
+    """The budget that a caller grants; None when it sets no limit."""
+    if not context.HasField("grant"):
+        return None
+    grant = context.grant
+    usd = decode_usd(grant.cost_usd) if grant.HasField("cost_usd") else None
+    return Budget(grant.tokens if grant.HasField("tokens") else None, usd)
+
+
+def encode_error(error: AixgoError) -> pb.Error:
+    """An error for the wire, its text and fields cut to what fits into headers."""
+    fields = b""
+    if error.fields:
+        try:
+            fields = to_json(error.fields)
+        except InvalidMessage:
+            fields = to_json({key: repr(value)[:200] for key, value in error.fields.items()})
+    return pb.Error(
+        code=error.code,
+        message=cut(error.message, MAX_ERROR_TEXT),
+        error_class=class_name(type(error)),
+        agent_path=error.agent_path,
+        usage=None if error.usage is NO_USAGE else encode_usage(error.usage),
+        not_accepted=not error.accepted,
+        retry_after_ms=int((error.retry_after or 0) * 1000),
+        fields=fields if len(fields) <= MAX_ERROR_FIELDS else b"",
+    )
+
+
+def decode_error(data: pb.Error) -> AixgoError:
+    """The error of the class that was raised on the other side."""
+    fields: JSON = {}
+    if data.fields:
+        try:
+            fields = from_json(data.fields)
+        except InvalidMessage:
+            fields = {}
+    error = rebuild(
+        find_class(data.error_class, data.code),
+        data.message,
+        data.retry_after_ms / 1000 if data.retry_after_ms else None,
+        fields if isinstance(fields, dict) else {},
+        tuple(data.agent_path),
+        decode_usage(data.usage) if data.HasField("usage") else NO_USAGE,
+    )
+    error.accepted = not data.not_accepted
+    return error
+
+
+def encode_event(event: Event) -> pb.Event:
+    """An event for the wire."""
+    out = pb.Event(agent_path=event.path)
+    if isinstance(event, Delta):
+        out.delta.text = event.text
+    elif isinstance(event, Result):
+        out.result.message.CopyFrom(encode_message(event.message))
+    elif isinstance(event, ToolCall):
+        out.tool_call.CopyFrom(_encode_tool_call(event))
+    elif isinstance(event, MemberStarted):
+        out.member_started.SetInParent()
+    elif event.error is not None:
+        out.member_finished.error.CopyFrom(encode_error(event.error))
+    else:
+        out.member_finished.message.CopyFrom(encode_message(event.message or Message()))
+    return out
+
+
+def decode_event(data: pb.Event) -> Event:
+    """An event from the wire; raises InternalError for a kind that this version does not know."""
+    path = tuple(data.agent_path)
+    kind = data.WhichOneof("kind")
+    if kind == "delta":
+        return Delta(data.delta.text, path)
+    if kind == "result":
+        return Result(decode_message(data.result.message), path)
+    if kind == "tool_call":
+        return _decode_tool_call(data.tool_call, path)
+    if kind == "member_started":
+        return MemberStarted(path)
+    if kind == "member_finished":
+        finished = data.member_finished
+        if finished.WhichOneof("outcome") == "error":
+            return MemberFinished(error=decode_error(finished.error), path=path)
+        return MemberFinished(decode_message(finished.message), path=path)
+    raise InternalError("an event of a kind that this version of aixgo does not know; update the caller")
+
+
+def cut(text: str, limit: int) -> str:
+    """`text` cut to `limit` bytes of UTF-8, with an ellipsis when something was cut."""
+    if len(text) * 4 <= limit or len(text.encode(errors="replace")) <= limit:
+        return text
+    return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "…"
+
+
+def _encode_tool_call(event: ToolCall) -> pb.ToolCall:
+    return pb.ToolCall(
+        id=event.id,
+        name=event.name,
+        arguments=to_json(event.arguments),
+        output=to_json(event.output) if event.done and not event.error else b"",
+        error=event.error,
+        done=event.done,
+    )
+
+
+def _decode_tool_call(data: pb.ToolCall, path: tuple[str, ...]) -> ToolCall:
+    arguments = from_json(data.arguments) if data.arguments else {}
+    output = from_json(data.output) if data.output else None
+    fields = cast(dict[str, Any], arguments if isinstance(arguments, dict) else {})
+    return ToolCall(data.id, data.name, fields, output, data.error, data.done, path)
