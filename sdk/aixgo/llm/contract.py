@@ -1,7 +1,8 @@
 """What every LLM provider does: complete, stream, and complete into a schema.
 
-Owns the Provider protocol and its records. One file per vendor implements it and only maps; `metering.py` wraps every
-provider, so that no vendor file and no agent counts tokens; `models.py` finds the provider of a model's name.
+Owns the protocols and their records. A vendor's file implements Client and only maps; `metering.py` makes a Provider of
+it, so that no vendor file and no agent counts tokens or repairs answers; `models.py` finds the provider of a model's
+name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from aixgo.usage import NO_USAGE, Usage
 Speaker = Literal["system", "user", "assistant", "tool"]
 StopReason = Literal["stop", "length", "tool_calls", "refused", "other"]
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
+
+DEFAULT_MAX_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +51,42 @@ class ToolOffer:
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionRequest:
-    """What to complete. `model` is the vendor's own name, without the prefix. `max_tokens` bounds the completion."""
+class TokenChoice:
+    """One token of a completion: what was taken, and the log probabilities of the likeliest tokens at that place."""
 
-    model: str
+    text: str
+    likeliest: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """What to complete. `max_tokens` bounds the completion."""
+
     messages: Sequence[ChatMessage]
+    model: str = ""
+    """The vendor's own name, without the prefix; `Chat` fills it in."""
     temperature: float | None = None
-    max_tokens: int = 1024
+    max_tokens: int = DEFAULT_MAX_TOKENS
     stop: Sequence[str] = ()
     tools: Sequence[ToolOffer] = ()
     schema: Mapping[str, Any] | None = None
-    """A JSON schema that the completion must follow; for vendors with a native schema mode."""
+    """A JSON schema that the completion must follow: natively where the vendor can, else by asking for it."""
+    top_logprobs: int = 0
+    """Ask for the log probabilities of so many tokens at each place; a vendor that has none leaves them out."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further parameters of the vendor's API, passed as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model answered, and what it took."""
+    """What the model answered, and what it took. `tokens` is filled when log probabilities were asked for and known."""
 
     text: str
     model: str
     usage: Usage = NO_USAGE
     stop_reason: StopReason = "stop"
     tool_uses: Sequence[ToolUse] = ()
+    tokens: Sequence[TokenChoice] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +97,12 @@ class Chunk:
     completion: Completion | None = None
 
 
-class Provider(Protocol):
-    """A client of one LLM vendor. Raises ProviderError and its subclasses; honours cancellation at once."""
+class Client(Protocol):
+    """What a vendor's file writes: one request, one answer of the vendor. It honours cancellation at once.
+
+    It raises ProviderError and its subclasses; an error that cost tokens carries them in `usage`. `Completion.usage`
+    holds tokens only: metering counts the call and prices it.
+    """
 
     vendor: str
 
@@ -95,12 +114,16 @@ class Provider(Protocol):
         """A completion in pieces; the last chunk carries the whole."""
         ...
 
+    async def close(self) -> None:
+        """Close connections and what was started."""
+        ...
+
+
+class Provider(Client, Protocol):
+    """What agents hold: a Client that is metered, and completes into a schema by asking it again where needed."""
+
     async def complete_structured(
         self, request: CompletionRequest, schema: type[SchemaT]
     ) -> tuple[SchemaT, Completion]:
         """A completion that validates as `schema`; raises InvalidCompletion when the model cannot do it."""
-        ...
-
-    async def close(self) -> None:
-        """Close connections and what was started."""
         ...

@@ -1,0 +1,41 @@
+"""The ready agents by role, as import paths, so that naming a role loads nothing.
+
+Above: whoever builds agents from YAML.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aixgo.agent import Agent
+from aixgo.errors import ConfigError
+from aixgo.llm.names import nearest
+
+ROLES: Mapping[str, str] = MappingProxyType(
+    {
+        "llm": "aixgo.agents.llm:LLMAgent",
+        "classifier": "aixgo.agents.classifier:ClassifierAgent",
+        "aggregator": "aixgo.agents.aggregator:AggregatorAgent",
+    }
+)
+"""Ready agents: role -> module:Class. Their constructors take `(spec, *, models=None)`."""
+
+LATER = frozenset({"react", "planner", "producer", "logger"})
+"""Roles that the design names and that are not built yet."""
+
+
+def find_role(role: str) -> str:
+    """The import path of a ready agent; raises ConfigError for a role that there is not, or not yet."""
+    if role in LATER:
+        raise ConfigError(f"role {role!r} is not supported yet; use one of {', '.join(ROLES)}, or my_pkg.agents:Class")
+    if role not in ROLES:
+        raise ConfigError(f"there is no role {role!r}{nearest(role, ROLES)}; or name a class: my_pkg.agents:Class")
+    return ROLES[role]
+
+
+def load_role(role: str) -> type[Agent]:
+    """The class of a ready agent, imported now."""
+    module, _, name = find_role(role).partition(":")
+    return getattr(importlib.import_module(module), name)

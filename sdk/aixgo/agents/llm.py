@@ -1,0 +1,104 @@
+"""The role `llm`: a model with a system prompt.
+
+Owns LLMAgent and its configuration. Below: `aixgo.llm`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from pydantic import BaseModel, Field
+
+from aixgo.agents.base import ReadyAgent, RoleConfig, completion_metadata, read_config, reply_to
+from aixgo.config.spec import AgentSpec
+from aixgo.errors import ConfigError
+from aixgo.events import Delta, Event, Result
+from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, Completion, CompletionRequest
+from aixgo.llm.models import Models
+from aixgo.message import Message
+
+
+class Example(RoleConfig):
+    """One exchange that shows the model what is wanted."""
+
+    input: str
+    output: str
+
+
+class LLMConfig(RoleConfig):
+    """`config:` of the role `llm`."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is the most repeatable.")
+    max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, gt=0, description="Bounds the answer.")
+    stop: tuple[str, ...] = Field(default=(), description="Texts at which the answer ends.")
+    examples: tuple[Example, ...] = Field(default=(), description="Exchanges shown to the model before the message.")
+    response: str = Field(default="text", description="text, or a pydantic model to answer as: my_pkg.models:Ticket.")
+
+
+class LLMAgent(ReadyAgent):
+    """Answers a message with a model's completion; `prompt` is the system message. It streams Deltas.
+
+    The reply's payload is the text, or with `response: my_pkg.models:Ticket` a JSON object that validates as that
+    pydantic model. Metadata: `model`, `stop_reason`. Raises ProviderError, BudgetExceeded; the constructor ConfigError.
+    """
+
+    role = "llm"
+    idempotent = True
+
+    def __init__(self, spec: AgentSpec, *, models: Models | None = None) -> None:
+        super().__init__(spec, models=models)
+        self.config = read_config(spec, LLMConfig)
+        self._schema = None if self.config.response == "text" else _find_model(spec.name, self.config.response)
+        self._chat = self.chat()
+
+    async def execute(self, message: Message) -> Message:
+        """The model's answer to `message`."""
+        request = self._request(message)
+        if self._schema is None:
+            return _reply(message, await self._chat.complete(request))
+        answer, completion = await self._chat.complete_structured(request, self._schema)
+        return reply_to(message, answer.model_dump(mode="json"), completion_metadata(completion))
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        """The answer in Deltas, then the Result. An answer as a pydantic model comes whole, once it is valid."""
+        if self._schema is not None:
+            yield Result(await self.execute(message))
+            return
+        async with aclosing(cast("Any", self._chat.stream(self._request(message)))) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    yield Delta(chunk.text)
+                if chunk.completion is not None:
+                    yield Result(_reply(message, chunk.completion))
+
+    def _request(self, message: Message) -> CompletionRequest:
+        turns = [ChatMessage("system", self.spec.prompt)] if self.spec.prompt else []
+        for example in self.config.examples:
+            turns += [ChatMessage("user", example.input), ChatMessage("assistant", example.output)]
+        return CompletionRequest(
+            (*turns, ChatMessage("user", message.text)),
+            temperature=self.config.temperature,
+            max_tokens=self.config.max_tokens,
+            stop=self.config.stop,
+        )
+
+
+def _reply(message: Message, completion: Completion) -> Message:
+    return reply_to(message, completion.text, completion_metadata(completion))
+
+
+def _find_model(agent: str, path: str) -> type[BaseModel]:
+    where = f"agents.{agent}.config.response"
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise ConfigError(f"{where}: {path!r} is neither text nor an importable pydantic model (my_pkg.models:Ticket)")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{where}: {path} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise ConfigError(f"{where}: {path} is no pydantic model")
+    return found

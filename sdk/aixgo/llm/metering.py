@@ -1,0 +1,184 @@
+"""Metering: every LLM call gets a span, is held to the budget, and is written into the ledger exactly once.
+
+Owns Metered, which makes a Provider of any vendor's Client. Usage is recorded for the call (`aixgo.call.current`) that
+was running when the LLM call began, also when it fails or is cancelled, with what is then known:
+
+    answered                    what the vendor reports; without a report an estimate, marked incomplete
+    refused, rate limited       one call, no tokens
+    cancelled, timed out        estimates of what was sent and received, marked incomplete
+
+Before a call, its prompt (estimated) and `max_tokens` are reserved from the budget. When less than `max_tokens` is left
+for the completion, but MIN_COMPLETION at least, `max_tokens` is lowered to what is left; below that the call is refused
+with BudgetExceeded and nothing is sent. A budget in USD can only hold models whose price is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from decimal import ROUND_FLOOR, Decimal
+from typing import Any, cast
+
+from aixgo.call import Budget, CallState, current
+from aixgo.errors import ProviderError, ProviderTimeout
+from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, SchemaT
+from aixgo.llm.pricing import Price, Prices
+from aixgo.llm.structured import complete_structured
+from aixgo.message import to_json
+from aixgo.telemetry.spans import Span, span
+from aixgo.usage import NO_USAGE, Usage
+
+MIN_COMPLETION = 16
+"""Tokens below which a completion is not worth asking for when the budget runs out."""
+_BYTES_PER_TOKEN = 4
+_TOKENS_PER_TURN = 4
+
+
+class Metered:
+    """A Provider around a vendor's Client."""
+
+    def __init__(self, client: Client, prices: Prices) -> None:
+        self.vendor = client.vendor
+        self._client = client
+        self._prices = prices
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """One completion; its usage is counted and priced. Raises BudgetExceeded, ProviderError."""
+        meter = self._meter(request)
+        with span(f"chat {request.model}", self._attributes(meter.request)) as live:
+            try:
+                return meter.settle(await self._client.complete(meter.request), live)
+            except BaseException as error:
+                meter.fail(error, live)
+                raise
+
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
+        """A completion in pieces; leaving the iteration early counts what came until then."""
+        meter = self._meter(request)
+        with span(f"chat {request.model}", self._attributes(meter.request), attach=False) as live:
+            try:
+                async with aclosing(cast("Any", self._client.stream(meter.request))) as chunks:
+                    async for chunk in chunks:
+                        yield meter.take(chunk, live)
+            except BaseException as error:
+                meter.fail(error, live)
+                raise
+
+    async def complete_structured(
+        self, request: CompletionRequest, schema: type[SchemaT]
+    ) -> tuple[SchemaT, Completion]:
+        """A completion that validates as `schema`. Every repair is a metered LLM call of its own."""
+        return await complete_structured(self.complete, request, schema)
+
+    async def close(self) -> None:
+        """Close the client."""
+        await self._client.close()
+
+    def _meter(self, request: CompletionRequest) -> _Meter:
+        return _Meter.begin(request, self._prices.find(self.vendor, request.model), current())
+
+    def _attributes(self, request: CompletionRequest) -> Mapping[str, Any]:
+        state = current()
+        return {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": self.vendor,
+            "gen_ai.request.model": request.model,
+            "gen_ai.request.max_tokens": request.max_tokens,
+            "gen_ai.request.temperature": request.temperature,
+            "gen_ai.agent.name": state.path[-1] if state and state.path else None,
+            "gen_ai.conversation.id": (state.session_id or None) if state else None,
+        }
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text has, before any vendor has counted them: one for each four bytes."""
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+
+def estimate_prompt(request: CompletionRequest) -> int:
+    """About how many tokens a request's prompt has, its tools and schema included."""
+    turns = sum(estimate_tokens(turn.content) + _TOKENS_PER_TURN for turn in request.messages)
+    offers = [dict(offer.parameters) | {"": offer.name + offer.description} for offer in request.tools]
+    return turns + (estimate_tokens(to_json([offers, request.schema]).decode()) if offers or request.schema else 0)
+
+
+@dataclass(slots=True)
+class _Meter:
+    """The accounting of one LLM call, from its reservation to its one entry in the ledger."""
+
+    request: CompletionRequest
+    price: Price | None
+    state: CallState | None
+    reserved: Budget | None
+    received: str = ""
+    settled: bool = False
+
+    @classmethod
+    def begin(cls, request: CompletionRequest, price: Price | None, state: CallState | None) -> _Meter:
+        budget = state.budget if state else None
+        if budget is None:
+            return cls(request, price, state, None)
+        prompt = estimate_prompt(request)
+        request = replace(request, max_tokens=_affordable(request.max_tokens, prompt, budget, price))
+        most = Usage(prompt_tokens=prompt, completion_tokens=request.max_tokens)
+        return cls(request, price, state, budget.reserve(most.total_tokens, price.of(most) if price else None))
+
+    def take(self, chunk: Chunk, live: Span) -> Chunk:
+        self.received += chunk.text
+        return chunk if chunk.completion is None else replace(chunk, completion=self.settle(chunk.completion, live))
+
+    def settle(self, completion: Completion, live: Span) -> Completion:
+        usage = completion.usage
+        if usage == NO_USAGE:
+            usage = self._estimated(completion.text)
+        usage = self._record(usage, live)
+        live.set("gen_ai.response.model", completion.model)
+        live.set("gen_ai.response.finish_reasons", [completion.stop_reason])
+        return replace(completion, usage=usage)
+
+    def fail(self, error: BaseException, live: Span) -> None:
+        if self.settled:
+            return
+        usage = error.usage if isinstance(error, ProviderError) else NO_USAGE
+        stopped = isinstance(error, (asyncio.CancelledError, GeneratorExit, ProviderTimeout))
+        if usage == NO_USAGE and (stopped or self.received):
+            usage = self._estimated(self.received)
+        self._record(usage, live)
+
+    def _estimated(self, text: str) -> Usage:
+        return Usage(
+            prompt_tokens=estimate_prompt(self.request), completion_tokens=estimate_tokens(text), incomplete=True
+        )
+
+    def _record(self, usage: Usage, live: Span) -> Usage:
+        cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
+        usage = replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))
+        self.settled = True
+        if self.state is not None:
+            self.state.ledger.record(usage)
+            if self.reserved is not None and self.state.budget is not None:
+                self.state.budget.repay(self.reserved, usage)
+        _describe(usage, live)
+        return usage
+
+
+def _affordable(wanted: int, prompt: int, budget: Budget, price: Price | None) -> int:
+    """How long the completion may be: `wanted`, or what the budget leaves when that is still of use."""
+    tokens, usd = budget.left()
+    bounds = [wanted] if tokens is None else [wanted, tokens - prompt]
+    if usd is not None and price is not None and price.completion > 0:
+        rest = usd - price.of(Usage(prompt_tokens=prompt))
+        bounds.append(int((rest * 1000 / price.completion).to_integral_value(ROUND_FLOOR)))
+    most = min(bounds)
+    return most if most >= min(wanted, MIN_COMPLETION) else wanted
+
+
+def _describe(usage: Usage, live: Span) -> None:
+    live.set("gen_ai.usage.input_tokens", usage.prompt_tokens)
+    live.set("gen_ai.usage.output_tokens", usage.completion_tokens)
+    live.set("tokens.prompt", usage.prompt_tokens)
+    live.set("tokens.completion", usage.completion_tokens)
+    live.set("tokens.total", usage.total_tokens)
+    live.set("cost.usd", None if usage.cost_usd is None else float(usage.cost_usd))

@@ -1,0 +1,171 @@
+"""The OpenAI chat format, both ways: requests of the contract as parameters, answers as completions.
+
+Pure mapping, no I/O, and nothing of the `openai` package is needed at run time. Above it: `openai.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from aixgo.errors import InvalidCompletion, InvalidMessage
+from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
+from aixgo.llm.structured import instruction
+from aixgo.message import from_json, to_json
+from aixgo.usage import NO_USAGE, Usage
+
+if TYPE_CHECKING:
+    from openai.types import CompletionUsage
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+
+_STOP_REASONS: Mapping[str, StopReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "refused",
+}
+
+
+def parameters(request: CompletionRequest, *, native_schema: bool, limit_name: str) -> dict[str, Any]:
+    """What `chat.completions.create` is called with. `limit_name` is the parameter that bounds the completion."""
+    messages = [_turn(turn) for turn in request.messages]
+    made: dict[str, Any] = {"model": request.model, "messages": messages, limit_name: request.max_tokens}
+    if request.temperature is not None:
+        made["temperature"] = request.temperature
+    if request.stop:
+        made["stop"] = list(request.stop)
+    if request.tools:
+        made["tools"] = [_tool(offer.name, offer.description, offer.parameters) for offer in request.tools]
+    if request.top_logprobs:
+        made |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if request.schema is not None and native_schema:
+        made["response_format"] = _response_format(request.schema)
+    elif request.schema is not None:
+        messages.insert(0, {"role": "system", "content": instruction(request.schema)})
+    return made | dict(request.extra)
+
+
+def completion(answer: ChatCompletion) -> Completion:
+    """The answer of an unary request; raises InvalidCompletion for one without a choice, or with broken tool calls."""
+    if not answer.choices:
+        raise InvalidCompletion(f"the vendor answered {answer.model} without a choice")
+    choice = answer.choices[0]
+    calls = [call for call in choice.message.tool_calls or () if call.type == "function"]
+    return Completion(
+        choice.message.content or choice.message.refusal or "",
+        answer.model,
+        usage(answer.usage),
+        "refused" if choice.message.refusal else _stop_reason(choice.finish_reason),
+        tuple(_tool_use(call.id, call.function.name, call.function.arguments) for call in calls),
+        _tokens(choice.logprobs),
+    )
+
+
+def usage(reported: CompletionUsage | None) -> Usage:
+    """The tokens that the vendor reports; NO_USAGE when it reports none."""
+    if reported is None:
+        return NO_USAGE
+    prompt, answer = reported.prompt_tokens_details, reported.completion_tokens_details
+    return Usage(
+        prompt_tokens=reported.prompt_tokens,
+        completion_tokens=reported.completion_tokens,
+        cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
+        reasoning_tokens=(answer.reasoning_tokens or 0) if answer else 0,
+    )
+
+
+@dataclass(slots=True)
+class StreamedAnswer:
+    """Puts the chunks of a stream together. `finished` says that the vendor ended it, rather than the connection."""
+
+    model: str
+    texts: list[str] = field(default_factory=list[str])
+    usage: Usage = NO_USAGE
+    finished: bool = False
+    _reason: StopReason = "stop"
+    _calls: dict[int, list[str]] = field(default_factory=dict[int, "list[str]"])
+
+    def add(self, chunk: ChatCompletionChunk) -> str:
+        """Take one chunk in; the text that is new."""
+        self.model = chunk.model or self.model
+        if chunk.usage is not None:
+            self.usage = usage(chunk.usage)
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        if choice.finish_reason is not None:
+            self.finished, self._reason = True, _stop_reason(choice.finish_reason)
+        return self._take(choice.delta)
+
+    def completion(self) -> Completion:
+        """The whole; raises InvalidCompletion when a tool call's arguments are broken."""
+        uses = tuple(_tool_use(*parts) for _, parts in sorted(self._calls.items()))
+        return Completion("".join(self.texts), self.model, self.usage, self._reason, uses)
+
+    def _take(self, delta: ChoiceDelta) -> str:
+        for call in delta.tool_calls or ():
+            self._take_call(call)
+        text = delta.content or delta.refusal or ""
+        if text:
+            self.texts.append(text)
+        return text
+
+    def _take_call(self, call: ChoiceDeltaToolCall) -> None:
+        parts = self._calls.setdefault(call.index, ["", "", ""])
+        parts[0] = call.id or parts[0]
+        if call.function is not None:
+            parts[1] += call.function.name or ""
+            parts[2] += call.function.arguments or ""
+
+
+def _turn(turn: ChatMessage) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_call_id:
+        made["tool_call_id"] = turn.tool_call_id
+    if turn.tool_uses:
+        made["tool_calls"] = [_call(use) for use in turn.tool_uses]
+    return made
+
+
+def _call(use: ToolUse) -> dict[str, Any]:
+    function = {"name": use.name, "arguments": to_json(dict(use.arguments)).decode()}
+    return {"id": use.id, "type": "function", "function": function}
+
+
+def _tool(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": name, "description": description, "parameters": dict(parameters)}
+    return {"type": "function", "function": function}
+
+
+def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": _closed(schema)}}
+
+
+def _closed(node: Any) -> bool:
+    """Whether every object names all its properties, which strict mode demands."""
+    if isinstance(node, Mapping):
+        part = cast("Mapping[str, Any]", node)
+        is_open = part.get("type") == "object" and part.get("additionalProperties") is not False
+        return not is_open and all(_closed(value) for value in part.values())
+    return not isinstance(node, list) or all(_closed(item) for item in cast("list[Any]", node))
+
+
+def _tool_use(id_: str, name: str, arguments: str) -> ToolUse:
+    try:
+        parsed = from_json(arguments.encode()) if arguments else {}
+    except InvalidMessage as error:
+        raise InvalidCompletion(f"the model calls tool {name!r} with broken arguments: {error}") from error
+    if not isinstance(parsed, dict):
+        raise InvalidCompletion(f"the model calls tool {name!r} with arguments that are no JSON object")
+    return ToolUse(id_, name, parsed)
+
+
+def _tokens(logprobs: Any) -> Sequence[TokenChoice]:
+    content = getattr(logprobs, "content", None) or ()
+    return tuple(TokenChoice(token.token, {top.token: top.logprob for top in token.top_logprobs}) for token in content)
+
+
+def _stop_reason(reason: str) -> StopReason:
+    return _STOP_REASONS.get(reason, "other")

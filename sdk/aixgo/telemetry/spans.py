@@ -1,0 +1,195 @@
+"""Spans and trace propagation for the rest of the SDK, at no cost while nobody collects them.
+
+Owns the one door to opentelemetry-api. The package is imported here only after someone else has imported it and set a
+tracer provider, so an agent's process without telemetry neither loads nor pays for it; a provider that is set later is
+noticed at the next span. Above: the runtimes, the server, the patterns and the metering of LLM calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.util.types import AttributeValue
+
+_SCOPE = "aixgo"
+_NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
+_MAX_DESCRIPTION = 500
+
+
+class Span:
+    """One span. This class itself is the span of a process without telemetry: it does nothing."""
+
+    __slots__ = ()
+
+    def set(self, key: str, value: Any) -> None:
+        """Set an attribute; None is left out, and what OpenTelemetry cannot hold becomes text."""
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the span as failed with the class and text of `error`."""
+
+
+class _LiveSpan(Span):
+    __slots__ = ("_span",)
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def set(self, key: str, value: Any) -> None:
+        if value is not None:
+            self._span.set_attribute(key, _attribute(value))
+
+    def fail(self, error: BaseException) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_attribute("error.type", type(error).__qualname__)
+        self._span.set_status(StatusCode.ERROR, str(error)[:_MAX_DESCRIPTION])
+
+
+class _Off:
+    """The context manager of a span that is not recorded; made once, because entering it must cost nothing."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Span:
+        return _NO_SPAN
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+_NO_SPAN = Span()
+_OFF = _Off()
+
+
+def enabled() -> bool:
+    """Whether a real tracer provider is set in this process."""
+    return _tracer() is not None
+
+
+def span(
+    name: str, attributes: Mapping[str, Any] = _NO_ATTRIBUTES, *, attach: bool = True
+) -> AbstractContextManager[Span]:
+    """A span around the `with` block; an exception that leaves the block marks it as failed and goes on.
+
+    With `attach=False` the span does not become the current one: for async generators, whose context variables would
+    leak to the consumer.
+    """
+    tracer = _tracer()
+    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=attach)
+
+
+def inject() -> tuple[str, str, str]:
+    """The current trace as (traceparent, tracestate, baggage); empty texts while there is no telemetry."""
+    if _tracer() is None:
+        return "", "", ""
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent", ""), carrier.get("tracestate", ""), carrier.get("baggage", "")
+
+
+def attached(traceparent: str, tracestate: str = "", baggage: str = "") -> AbstractContextManager[object]:
+    """Make a caller's trace the parent of the spans inside the `with` block; nothing while there is no telemetry."""
+    if not (traceparent or baggage) or _tracer() is None:
+        return _OFF
+    from opentelemetry.context import get_current
+
+    return _within(_extract(get_current(), traceparent, tracestate, baggage))
+
+
+def linked(
+    traceparent: str, name: str = "deliver", attributes: Mapping[str, Any] = _NO_ATTRIBUTES
+) -> AbstractContextManager[Span]:
+    """A span that begins a trace of its own and links to the one of `traceparent` instead of continuing it."""
+    tracer = _tracer()
+    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=True, link=traceparent)
+
+
+def _tracer() -> trace.Tracer | None:
+    module = sys.modules.get("opentelemetry.trace")
+    # The private name is read first because get_tracer_provider() asks the environment every time, for 1 us a span.
+    if module is None or getattr(module, "_TRACER_PROVIDER", module) is None:
+        return None
+    provider = cast("trace.TracerProvider", module.get_tracer_provider())
+    if isinstance(provider, (module.ProxyTracerProvider, module.NoOpTracerProvider)):
+        return None
+    return _tracer_of(provider)
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    return provider.get_tracer(_SCOPE)
+
+
+@contextmanager
+def _recorded(
+    tracer: trace.Tracer, name: str, attributes: Mapping[str, Any], *, attach: bool, link: str | None = None
+) -> Generator[Span]:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+    otel = tracer.start_span(
+        name,
+        context=None if link is None else Context(),
+        attributes={key: _attribute(value) for key, value in attributes.items() if value is not None},
+        links=_links(link) if link else (),
+        record_exception=False,
+    )
+    live = _LiveSpan(otel)
+    try:
+        if attach:
+            with _within(trace.set_span_in_context(otel)):
+                yield live
+        else:
+            yield live
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        live.fail(error)
+        raise
+    finally:
+        otel.end()
+
+
+@contextmanager
+def _within(context: Context) -> Generator[None]:
+    from opentelemetry.context import attach, detach
+
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
+
+
+def _extract(onto: Context, traceparent: str, tracestate: str, baggage: str) -> Context:
+    from opentelemetry import propagate
+
+    carrier = {"traceparent": traceparent, "tracestate": tracestate, "baggage": baggage}
+    return propagate.extract({key: value for key, value in carrier.items() if value}, onto)
+
+
+def _links(traceparent: str) -> Sequence[trace.Link]:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+    context = trace.get_current_span(_extract(Context(), traceparent, "", "")).get_span_context()
+    return [trace.Link(context)] if context.is_valid else []
+
+
+def _attribute(value: Any) -> AttributeValue:
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in cast("Sequence[Any]", value)]
+    return str(value)
