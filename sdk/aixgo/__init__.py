@@ -13,6 +13,8 @@ from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, To
 from aixgo.message import Message
 from aixgo.usage import Usage
 
+__version__ = "2.0.0a1"
+
 if TYPE_CHECKING:
     from aixgo.config.spec import AgentSpec
     from aixgo.launch import run

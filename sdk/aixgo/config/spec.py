@@ -30,7 +30,9 @@ class AgentSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The name that callers use.")
-    role: str = Field(description="A ready agent (llm, classifier, aggregator) or an importable class: my_pkg.agents:Analyst.")
+    role: str = Field(
+        description="A ready agent (llm, classifier, aggregator) or an importable class: my_pkg.agents:Analyst."
+    )
     model: tuple[str, ...] = Field(default=(), description="`vendor/model`, or a list: the later ones are fallbacks.")
     prompt: str = Field(default="", description="The system prompt.")
     tools: tuple[str, ...] = Field(default=(), description="Names from the top-level `tools:`.")

@@ -1,20 +1,18 @@
-"""Choosing an instance: of two random ready ones the less loaded; failing ones are ejected for a while.
+"""Choosing an instance: of two random ready ones the less loaded; one that fails in a row is ejected.
 
-Pure: clock and randomness are passed in. `remote.py` asks it before each attempt and tells it how the attempt ended.
+Pure: randomness is passed in. `remote.py` asks it before each attempt, tells it how the attempt ended, and readmits an
+ejected instance when its health check succeeds.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Sequence
-from time import monotonic
+from collections.abc import Container, Sequence
 
 from aixgo.runtime.instance import Instance, InstanceState
 
 FAILURES_IN_A_ROW = 3
 """Transport failures after which an instance is ejected; a refused connection ejects at once."""
-FIRST_EJECTION, LONGEST_EJECTION = 0.5, 30.0
-"""Seconds; doubled with each ejection that follows without a success between."""
 RETRY_CAPACITY, RETRY_DEPOSIT = 200.0, 0.2
 """A retry costs 1 out of at most 200, a call pays in 0.2: in an outage, a fifth more load at the most."""
 
@@ -22,20 +20,18 @@ RETRY_CAPACITY, RETRY_DEPOSIT = 200.0, 0.2
 class Load:
     """What this process knows of one instance from its own calls."""
 
-    __slots__ = ("ejected_until", "ejections", "failures", "in_flight")
+    __slots__ = ("ejected", "failures", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.failures = 0
-        self.ejections = 0
-        self.ejected_until = 0.0
+        self.ejected = False
 
 
 class Balancer:
     """Loads and ejections by instance id."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic, rng: random.Random | None = None) -> None:
-        self._clock = clock
+    def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
         self._loads: dict[str, Load] = {}
 
@@ -46,12 +42,12 @@ class Balancer:
             load = self._loads[instance_id] = Load()
         return load
 
-    def pick(self, instances: Sequence[Instance], tried: Container[str]) -> Instance | None:
-        """An instance for the next attempt, or None when each is unready, ejected or tried before."""
+    def pick(self, agent: str, instances: Sequence[Instance], tried: Container[str]) -> Instance | None:
+        """An instance of `agent` for the next attempt, or None when each is unready, ejected or tried before."""
         if len(instances) == 1:
             only = instances[0]
-            return only if self._usable(only, tried) else None
-        usable = [instance for instance in instances if self._usable(instance, tried)]
+            return only if self._usable(agent, only, tried) else None
+        usable = [instance for instance in instances if self._usable(agent, instance, tried)]
         if len(usable) <= 1:
             return usable[0] if usable else None
         one, other = self._rng.sample(usable, 2)
@@ -59,38 +55,35 @@ class Balancer:
 
     def succeeded(self, instance_id: str) -> None:
         """The instance answered; an error of an agent's is an answer too."""
-        load = self.load(instance_id)
-        load.failures = load.ejections = 0
-        load.ejected_until = 0.0
+        self.load(instance_id).failures = 0
 
     def failed(self, instance_id: str, *, refused: bool) -> bool:
-        """The transport failed; returns True when that ejected the instance."""
+        """The transport failed; returns True when this ejected the instance."""
         load = self.load(instance_id)
         load.failures += 1
-        if not refused and load.failures < FAILURES_IN_A_ROW:
+        if load.ejected or not (refused or load.failures >= FAILURES_IN_A_ROW):
             return False
-        now = self._clock()
-        if load.ejected_until <= now:
-            pause = min(FIRST_EJECTION * 2**load.ejections, LONGEST_EJECTION)
-            load.ejections += 1
-            load.ejected_until = now + pause
+        load.ejected = True
         return True
 
     def readmit(self, instance_id: str) -> None:
         """Its health check succeeded: let it have calls again."""
         load = self.load(instance_id)
-        load.failures, load.ejected_until = 0, 0.0
+        load.failures, load.ejected = 0, False
 
     def forget(self, known: Container[str]) -> None:
         """Drop the records of instances that are gone."""
         for instance_id in [i for i, load in self._loads.items() if i not in known and load.in_flight == 0]:
             del self._loads[instance_id]
 
-    def _usable(self, instance: Instance, tried: Container[str]) -> bool:
+    def _usable(self, agent: str, instance: Instance, tried: Container[str]) -> bool:
         if instance.state is not InstanceState.READY or instance.instance_id in tried:
             return False
+        info = instance.by_name.get(agent)
+        if info is None or not info.ready:
+            return False
         load = self._loads.get(instance.instance_id)
-        return load is None or load.ejected_until <= 0.0 or load.ejected_until <= self._clock()
+        return load is None or not load.ejected
 
 
 class RetryBudget:

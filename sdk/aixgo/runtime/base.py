@@ -33,7 +33,7 @@ from aixgo.runtime.contract import (
     RuntimeHealth,
     RuntimeMetrics,
 )
-from aixgo.runtime.entry import agent_events, bounded, run_agent, typed
+from aixgo.runtime.entry import agent_events, bounded, run_agent, until_ready
 from aixgo.runtime.mailbox import Letter, Mailbox
 from aixgo.runtime.metrics import CallMetrics
 from aixgo.runtime.pump import PumpedStream
@@ -135,9 +135,11 @@ class BaseRuntime(ABC):
             if agent is None:
                 reply = await self._call_elsewhere(target, message, state, options)
             elif timed:
-                reply = await bounded(run_agent(agent, message, state), state)
-            else:
+                reply = await bounded(self._run(agent, message, state, options), state)
+            elif agent.ready():
                 reply = await run_agent(agent, message, state)
+            else:
+                reply = await self._run(agent, message, state, options)
             ok = True
             return reply
         finally:
@@ -187,7 +189,7 @@ class BaseRuntime(ABC):
             agent = self._agents.get(target)
             if agent is None:
                 return self._stream_elsewhere(target, message, state, options)
-            return agent_events(agent, message, state)
+            return agent_events(agent, message, state, options)
 
         return PumpedStream(
             source, state, timed=timed, ended=lambda ok: self._metrics.ended(perf_counter() - started, ok)
@@ -289,6 +291,10 @@ class BaseRuntime(ABC):
 
     async def _closed(self) -> None:
         """Called when the runtime is left, after all agents have stopped."""
+
+    async def _run(self, agent: Agent, message: Message, state: CallState, options: CallOptions) -> Message:
+        await until_ready(agent, state, options)
+        return await run_agent(agent, message, state)
 
     def _unknown(self, name: str) -> AgentNotFound:
         known = ", ".join(self.list_agents()[:10]) or "none"

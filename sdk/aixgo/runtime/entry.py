@@ -13,13 +13,24 @@ from typing import Any, TypeVar
 
 from aixgo.agent import Agent
 from aixgo.call import CallState, entered
-from aixgo.errors import AgentFailed, AixgoError, CallCancelled, DeadlineExceeded, InvalidReply, StreamBroken
+from aixgo.errors import (
+    AgentFailed,
+    AgentUnavailable,
+    AixgoError,
+    CallCancelled,
+    DeadlineExceeded,
+    InvalidReply,
+    StreamBroken,
+)
 from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
+from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.usage import NO_USAGE
 
 log = logging.getLogger(__name__)
 
+READY_TIMEOUT, READY_POLL = 2.0, 0.02
+"""Seconds that a call waits for a ready instance of a known name, and between two looks at an agent's `ready`."""
 CANCEL_GRACE = 0.05
 """Seconds that work gets to end after it was cancelled; its caller waits no longer."""
 T = TypeVar("T")
@@ -38,11 +49,24 @@ async def run_agent(agent: Agent, message: Message, state: CallState) -> Message
             raise typed(error, state) from (None if isinstance(error, AixgoError) else error)
 
 
-async def agent_events(agent: Agent, message: Message, state: CallState) -> AsyncIterator[Event]:
+async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> None:
+    """Wait for an agent of this process: READY_TIMEOUT, or until the deadline with `wait_for_ready`."""
+    loop = asyncio.get_running_loop()
+    until = state.deadline if options.wait_for_ready else min(loop.time() + READY_TIMEOUT, state.deadline)
+    while not agent.ready():
+        if loop.time() >= until:
+            raise typed(AgentUnavailable(f"agent {agent.name!r} is not ready", retry_after=1.0), state)
+        await asyncio.sleep(READY_POLL)
+
+
+async def agent_events(
+    agent: Agent, message: Message, state: CallState, options: CallOptions = DEFAULT_OPTIONS
+) -> AsyncIterator[Event]:
     """The events of `agent.stream`, paths filled in, ended by exactly one Result; else an AixgoError is raised.
 
     It makes `state` the current call of the task that iterates it, so that must be a task of its own.
     """
+    await until_ready(agent, state, options)
     events = agent.stream(message)
     try:
         async for event in events:

@@ -1,0 +1,143 @@
+"""DistributedRuntime: the same contract over gRPC. Agents of this process are called directly, others where they are.
+
+Wiring of its parts: resolver (which instances), balancer (which one), transport (how), `remote.py` (the rules). It does
+not listen: AgentServer does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from aixgo.agent import Agent
+from aixgo.call import MAX_DEPTH, CallState
+from aixgo.errors import AixgoError, WrongState
+from aixgo.events import Event
+from aixgo.message import Message
+from aixgo.runtime.base import MAILBOX_SIZE, MAX_MESSAGE_BYTES, BaseRuntime
+from aixgo.runtime.channels import ChannelPool
+from aixgo.runtime.contract import CallOptions
+from aixgo.runtime.discovery import Discovery
+from aixgo.runtime.entry import typed
+from aixgo.runtime.instance import AgentInfo
+from aixgo.runtime.plain import PlainTransport, TransportFailed
+from aixgo.runtime.remote import RemoteCalls
+from aixgo.runtime.resolver import Resolver
+
+DESCRIBE_TIMEOUT = 60.0
+"""Seconds that `connect` goes on asking, in the background, what lives at a fixed address."""
+
+
+class DistributedRuntime(BaseRuntime):
+    """The Runtime contract over gRPC.
+
+    `control_plane` lists the addresses of the control planes, `connect` fixed addresses of agents by name. It must be
+    entered (`async with`) before it calls other processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        control_plane: Sequence[str] = (),
+        connect: Mapping[str, str] | None = None,
+        max_depth: int = MAX_DEPTH,
+        mailbox_size: int = MAILBOX_SIZE,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        super().__init__(max_depth=max_depth, mailbox_size=mailbox_size, max_message_bytes=max_message_bytes)
+        self._discovery = Discovery(control_plane) if control_plane else None
+        self._resolver = Resolver(self._discovery)
+        self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024)
+        self._transport = PlainTransport(self._channels)
+        self._remote = RemoteCalls(self._resolver, self._transport)
+        self._describing: set[asyncio.Task[None]] = set()
+        self._entered = False
+        for name, address in (connect or {}).items():
+            self._resolver.connect(name, address)
+
+    async def connect(self, name: str, address: str) -> None:
+        self._resolver.connect(name, address)
+        if self._entered:
+            self._describe(name, address)
+
+    async def disconnect(self, name: str) -> None:
+        await self._channels.drop(self._resolver.disconnect(name))
+
+    async def _call_elsewhere(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
+        self._must_be_entered(state)
+        return await self._remote.call(target, message, state, options)
+
+    def _stream_elsewhere(
+        self, target: str, message: Message, state: CallState, options: CallOptions
+    ) -> AsyncIterator[Event]:
+        self._must_be_entered(state)
+        return self._remote.stream(target, message, state, options)
+
+    async def _send_elsewhere(self, target: str, message: Message) -> None:
+        await self._remote.send(target, message)
+
+    def _proxy(self, name: str) -> Agent:
+        info = self._resolver.info(name)
+        if info is None:
+            raise self._unknown(name)
+        return RemoteAgent(self, info)
+
+    def _names_elsewhere(self) -> Sequence[str]:
+        return self._resolver.names()
+
+    async def _opened(self) -> None:
+        self._entered = True
+        if self._discovery is not None:
+            await self._discovery.open()
+        for name in self._resolver.fixed_names():
+            self._describe(name, self._resolver.instances(name)[0].address)
+
+    async def _closed(self) -> None:
+        self._entered = False
+        for task in self._describing:
+            task.cancel()
+        await self._remote.close()
+        if self._discovery is not None:
+            await self._discovery.close()
+        await self._channels.close()
+
+    def _must_be_entered(self, state: CallState) -> None:
+        if not self._entered:
+            raise typed(WrongState("this DistributedRuntime is not entered; use `async with runtime:`"), state)
+
+    def _describe(self, name: str, address: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._ask(name, address), name=f"describe {name}")
+        self._describing.add(task)
+        task.add_done_callback(self._describing.discard)
+
+    async def _ask(self, name: str, address: str) -> None:
+        """Learn whether the agent at a fixed address is idempotent; an address that never answers stays as it is."""
+        try:
+            answer = await self._transport.describe(address, DESCRIBE_TIMEOUT)
+        except (AixgoError, TransportFailed):
+            return
+        for agent in answer.agents:
+            if agent.name == name:
+                info = AgentInfo(name, agent.role, agent.idempotent, agent.pattern, tuple(agent.agents), agent.ready)
+                self._resolver.described(name, info)
+
+
+class RemoteAgent(Agent):
+    """An agent of another process, as `get_agent` returns it: what is known of it, and calls through the runtime."""
+
+    def __init__(self, runtime: DistributedRuntime, info: AgentInfo) -> None:
+        self.name, self.role, self.idempotent = info.name, info.role, info.idempotent
+        self.pattern, self.agents = info.pattern, info.agents
+        self._info = info
+        self.bind(runtime)
+
+    async def execute(self, message: Message) -> Message:
+        return await self.runtime.call(self.name, message)
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        async with self.runtime.stream(self.name, message) as events:
+            async for event in events:
+                yield event
+
+    def ready(self) -> bool:
+        return self._info.ready

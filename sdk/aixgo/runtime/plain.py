@@ -1,0 +1,158 @@
+"""The plain transport: one RPC for each call, over pooled channels. Every instance serves it.
+
+Owns the client's side of AgentService. It maps and tells what went wrong; whether to try again is `remote.py`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+import grpc.aio
+
+from aixgo.errors import AixgoError, DeadlineExceeded, InstanceLost, StreamBroken
+from aixgo.events import Event, Result
+from aixgo.runtime.channels import ChannelPool, PooledChannel
+from aixgo.usage import NO_USAGE, Ledger, Usage
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.wire.codec import decode_error, decode_event, decode_usage
+from aixgo.wire.status import from_rpc, from_transport
+
+CANCEL_TIMEOUT = 0.1
+"""Seconds that a cancelled caller waits to learn what its callee has spent."""
+PROBE_TIMEOUT = 1.0
+"""Seconds for a health check."""
+
+Headers = Sequence[tuple[str, str]]
+
+
+class TransportFailed(Exception):
+    """The transport failed, or answered for the instance; `error` is what the caller gets if nobody tries again."""
+
+    def __init__(self, error: AixgoError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class PlainTransport:
+    """Calls to instances by address. Raises the callee's AixgoError, or TransportFailed when it carries none."""
+
+    def __init__(self, channels: ChannelPool) -> None:
+        self._channels = channels
+
+    async def execute(
+        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, ledger: Ledger
+    ) -> pb.ExecuteResponse:
+        """One call. When it is cancelled, what the callee has spent goes to `ledger`."""
+        pooled = self._channels.borrow(address)
+        try:
+            return await pooled.stub.Execute(request, timeout=timeout, metadata=headers)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error, address, ledger) from error
+        except asyncio.CancelledError as error:
+            _raise_if_channel_closed(address, error)
+            ledger.record(await self._cancel(pooled, request.context.call_id))
+            raise
+        finally:
+            self._channels.give_back(pooled)
+
+    async def stream(
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, ledger: Ledger
+    ) -> AsyncIterator[Event]:
+        """The events of one call; the last one is the Result. A stream that breaks off raises TransportFailed."""
+        pooled = self._channels.borrow(address)
+        call = pooled.stub.ExecuteStream(request, timeout=timeout, metadata=headers)
+        terminal = False
+        try:
+            async for frame in call:
+                if frame.WhichOneof("frame") == "error":
+                    terminal = True
+                    raise decode_error(frame.error)
+                event = decode_event(frame.event)
+                terminal = isinstance(event, Result)
+                yield event
+                if terminal:
+                    return
+            raise TransportFailed(StreamBroken(f"{address}: the stream ended without a terminal frame"))
+        except grpc.aio.AioRpcError as error:
+            terminal = True
+            raise _failure(error, address, ledger) from error
+        except asyncio.CancelledError as error:
+            _raise_if_channel_closed(address, error)
+            raise
+        finally:
+            call.cancel()
+            if not terminal:
+                ledger.record(await self._cancel(pooled, request.context.call_id))
+            self._channels.give_back(pooled)
+
+    async def deliver(self, address: str, request: pb.DeliverRequest, timeout: float, headers: Headers | None) -> None:
+        """Put a message into a mailbox there."""
+        pooled = self._channels.borrow(address)
+        try:
+            await pooled.stub.Deliver(request, timeout=timeout, metadata=headers)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error, address, Ledger()) from error
+        finally:
+            self._channels.give_back(pooled)
+
+    async def describe(self, address: str, timeout: float) -> pb.DescribeResponse:
+        """What lives there; waits for a connection until `timeout`."""
+        pooled = self._channels.borrow(address)
+        try:
+            return await pooled.stub.Describe(pb.DescribeRequest(), timeout=timeout, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error, address, Ledger()) from error
+        finally:
+            self._channels.give_back(pooled)
+
+    async def healthy(self, address: str) -> bool:
+        """Whether the process there says that it serves. One without a health service counts as healthy."""
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        pooled = self._channels.borrow(address)
+        stub = health_pb2_grpc.HealthStub(pooled.channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.UNIMPLEMENTED
+        finally:
+            self._channels.give_back(pooled)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def _cancel(self, pooled: PooledChannel, call_id: str) -> Usage:
+        try:
+            answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=CANCEL_TIMEOUT)
+        except grpc.aio.AioRpcError:
+            return Usage(incomplete=True)
+        return decode_usage(answer.usage) if answer.found else NO_USAGE
+
+
+_BROKEN = frozenset(
+    (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+)
+"""Codes that the transport itself gives when a connection or a process breaks; the others are answers."""
+
+
+def _failure(error: grpc.aio.AioRpcError, address: str, ledger: Ledger) -> AixgoError | TransportFailed:
+    """What to raise for a failed RPC; usage that cannot be known any more is noted as incomplete."""
+    answered = from_rpc(error)
+    if answered is not None:
+        return answered
+    failed = from_transport(error, address)
+    if error.code() in _BROKEN:
+        if failed.accepted:
+            ledger.record(Usage(incomplete=True))
+        return TransportFailed(failed)
+    if isinstance(failed, DeadlineExceeded):
+        ledger.record(Usage(incomplete=True))
+        return DeadlineExceeded(f"{address} did not answer before the deadline; give the call a longer timeout")
+    return failed
+
+
+def _raise_if_channel_closed(address: str, error: asyncio.CancelledError) -> None:
+    """Tell a cancelled caller from a call that ended because its channel was closed under it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() == 0:
+        raise TransportFailed(InstanceLost(f"{address}: the channel was closed during the call")) from error

@@ -1,0 +1,226 @@
+"""Serving calls, whatever transport they came by: limits, deadline, errors, telemetry and accounting.
+
+Owns what runs in this process on behalf of callers outside it. Above it lie the servicers, which only map; below it the
+runtime's entry of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from aixgo.agent import Agent
+from aixgo.call import DEFAULT_TIMEOUT, Budget, CallState
+from aixgo.errors import (
+    AgentNotFound,
+    AgentUnavailable,
+    AixgoError,
+    CallCancelled,
+    InstanceDraining,
+    Overloaded,
+)
+from aixgo.events import Event
+from aixgo.message import Message
+from aixgo.runtime.base import BaseRuntime
+from aixgo.runtime.entry import agent_events, past_deadline, run_agent, typed
+from aixgo.telemetry import spans
+from aixgo.usage import NO_USAGE, Ledger, Usage
+
+MAX_CONCURRENT_CALLS = 1000
+MARGIN, MARGIN_SHARE = 0.05, 0.1
+"""A server's own deadline ends 50 ms, at most a tenth of the time left, before the caller's, so that its typed error
+with the usage gets there first."""
+CANCEL_WAIT = 0.08
+"""Seconds that Cancel waits for the call to end; its caller waits 100 ms."""
+REMEMBERED = 1000
+"""Calls whose usage is kept for a Cancel that comes after they were cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingCall:
+    """One call as a transport hands it over. `timeout` is in seconds; `depth` and `path` are the caller's."""
+
+    agent: str
+    message: Message
+    call_id: str = ""
+    timeout: float = DEFAULT_TIMEOUT
+    depth: int = 0
+    path: tuple[str, ...] = ()
+    session_id: str = ""
+    budget: Budget | None = None
+    trace: tuple[str, str, str] = ("", "", "")
+
+
+class RunningCall:
+    """A call that runs here: the task to cancel, and what it has spent."""
+
+    __slots__ = ("cancelled", "ended", "state", "task")
+
+    def __init__(self, task: asyncio.Task[object] | None, state: CallState) -> None:
+        self.task = task
+        self.state = state
+        self.cancelled = False
+        self.ended: asyncio.Event | None = None
+
+
+class CallServer:
+    """Serves calls to the agents of one runtime, at most `max_concurrent_calls` at once."""
+
+    def __init__(self, runtime: BaseRuntime, *, max_concurrent_calls: int = MAX_CONCURRENT_CALLS) -> None:
+        self._runtime = runtime
+        self._limit = max_concurrent_calls
+        self._running: dict[str, RunningCall] = {}
+        self._count = 0
+        self._unnamed = 0
+        self._spent: OrderedDict[str, Usage] = OrderedDict()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    @property
+    def count(self) -> int:
+        """Calls that run now."""
+        return self._count
+
+    async def serve(self, call: IncomingCall) -> Message:
+        """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
+        agent = self._admit(call)
+        with self._running_call(call) as running, spans.attached(*call.trace):
+            try:
+                async with asyncio.timeout_at(running.state.deadline):
+                    return await run_agent(agent, call.message, running.state)
+            except TimeoutError as late:
+                raise past_deadline(running.state) from late
+
+    async def serve_stream(self, call: IncomingCall) -> AsyncIterator[Event]:
+        """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
+        agent = self._admit(call)
+        with self._running_call(call) as running, spans.attached(*call.trace):
+            try:
+                async with asyncio.timeout_at(running.state.deadline):
+                    async for event in agent_events(agent, call.message, running.state):
+                        yield event
+            except TimeoutError as late:
+                raise past_deadline(running.state) from late
+
+    async def cancel(self, call_id: str) -> Usage | None:
+        """Cancel a call and return what it spent; None when it is not known."""
+        running = self._running.get(call_id)
+        if running is None:
+            return self._spent.pop(call_id, None)
+        running.cancelled = True
+        if running.ended is None:
+            running.ended = asyncio.Event()
+        if running.task is not None:
+            running.task.cancel()
+        try:
+            async with asyncio.timeout(CANCEL_WAIT):
+                await running.ended.wait()
+        except TimeoutError:
+            return running.state.ledger.usage + Usage(incomplete=True)
+        self._spent.pop(call_id, None)
+        return running.state.ledger.usage
+
+    async def finish(self, timeout: float) -> bool:
+        """Refuse new calls and wait for the running ones; after `timeout` seconds cancel them. False if any was."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            for running in list(self._running.values()):
+                running.cancelled = True
+                if running.task is not None:
+                    running.task.cancel()
+            return False
+        return True
+
+    def accept_message(self, agent: str) -> None:
+        """Raise a refusal when a message for `agent` cannot be taken here, so that it can go to another instance."""
+        if self.draining:
+            raise _refused(InstanceDraining("this instance is draining and takes no new messages"))
+        self._find(agent)
+
+    def _admit(self, call: IncomingCall) -> Agent:
+        """The agent to call; raises a refusal that lets the caller try another instance."""
+        if self.draining:
+            raise _refused(InstanceDraining("this instance is draining and takes no new calls"))
+        if self._count >= self._limit:
+            raise _refused(
+                Overloaded(
+                    f"{self._limit} calls run here, as many as may; call later, or start more instances",
+                    retry_after=0.1,
+                    fields={"limit": self._limit},
+                )
+            )
+        agent = self._find(call.agent)
+        if not agent.ready():
+            raise _refused(AgentUnavailable(f"agent {call.agent!r} is not ready", retry_after=1.0))
+        return agent
+
+    def _find(self, name: str) -> Agent:
+        agent = self._runtime.own_agents.get(name)
+        if agent is None:
+            known = ", ".join(sorted(name for name in self._runtime.own_agents if "/" not in name)) or "none"
+            fields = {"agent": name}
+            raise _refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
+        return agent
+
+    @contextmanager
+    def _running_call(self, call: IncomingCall) -> Generator[RunningCall]:
+        """The call's state, and its place among those that run; makes a cancellation by Cancel a typed error."""
+        running = RunningCall(asyncio.current_task(), self._state(call))
+        call_id = call.call_id
+        if not call_id or call_id in self._running:
+            self._unnamed += 1
+            call_id = f"#{self._unnamed}"
+        self._running[call_id] = running
+        self._count += 1
+        self._idle.clear()
+        try:
+            yield running
+        except asyncio.CancelledError as error:
+            if not running.cancelled:
+                self._remember(call_id, running.state.ledger.usage)
+                raise
+            if running.task is not None:
+                running.task.uncancel()
+            raise typed(CallCancelled("the call was cancelled where it ran"), running.state) from error
+        finally:
+            self._running.pop(call_id, None)
+            self._count -= 1
+            if not self._count:
+                self._idle.set()
+            if running.ended is not None:
+                running.ended.set()
+
+    def _state(self, call: IncomingCall) -> CallState:
+        own = call.timeout - min(MARGIN, call.timeout * MARGIN_SHARE)
+        state = CallState(
+            asyncio.get_running_loop().time() + own,
+            call.depth + 1,
+            (*call.path, call.agent),
+            call.message.session_id or call.session_id,
+            Ledger(),
+            call.budget,
+        )
+        state.check_depth(self._runtime.max_depth)
+        return state
+
+    def _remember(self, call_id: str, usage: Usage) -> None:
+        self._spent[call_id] = usage
+        if len(self._spent) > REMEMBERED:
+            self._spent.popitem(last=False)
+
+
+def stripped(message: Message) -> Message:
+    """A request without usage: callers cannot write it."""
+    return message if message.usage is NO_USAGE else replace(message, usage=NO_USAGE)
+
+
+def _refused(error: AixgoError) -> AixgoError:
+    error.accepted = False
+    return error

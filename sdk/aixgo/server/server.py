@@ -1,0 +1,198 @@
+"""AgentServer: listens, lists itself with the control planes, and drains without a failed call.
+
+Wiring of its parts: `calls.py` (serving), `servicer.py` (gRPC), `registrar.py` (leases), grpc.health.v1 and reflection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import grpc.aio
+
+from aixgo.agent import Agent, pattern_of
+from aixgo.errors import ConfigError, WrongState
+from aixgo.message import new_id
+from aixgo.runtime.base import MAX_MESSAGE_BYTES, BaseRuntime
+from aixgo.runtime.channels import MAX_METADATA
+from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
+from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
+from aixgo.server.registrar import Registrar
+from aixgo.server.servicer import AgentServicer
+from aixgo.v1 import agent_pb2
+from aixgo.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+
+READY_POLL = 1.0
+"""Seconds between two looks at whether the agents are ready."""
+DRAIN_PAUSE = 0.2
+"""Seconds that callers get to hear of a drain before calls are refused."""
+STOP_GRACE = 0.5
+"""Seconds for the last replies to leave after all calls have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """How much an AgentServer takes: bytes of a message, calls at once, and seconds for a drain."""
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_concurrent_calls: int = MAX_CONCURRENT_CALLS
+    drain_timeout: float = 10.0
+
+
+class AgentServer:
+    """Serves the agents of a runtime at one address. `async with server:` listens; leaving it drains.
+
+    `listen` is host:port (port 0: any free one). `advertise` is the host:port that others are told, where it differs;
+    a server that listens on all interfaces and advertises nothing is listed under the host that the control plane sees.
+    """
+
+    def __init__(
+        self,
+        runtime: BaseRuntime,
+        *,
+        listen: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        control_plane: Sequence[str] = (),
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._listen = listen
+        self._advertise = advertise
+        self._limits = limits or ServerLimits()
+        self._state = InstanceState.READY
+        self._calls = CallServer(runtime, max_concurrent_calls=self._limits.max_concurrent_calls)
+        self._registrar = Registrar(control_plane, self.describe) if control_plane else None
+        self._server: grpc.aio.Server | None = None
+        self._monitor: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        self.instance_id = new_id()
+        self.address = ""
+
+    def describe(self) -> Instance:
+        """This instance as callers and control planes see it; `seq` is the registrar's to count."""
+        from aixgo import __version__
+
+        agents = tuple(describe_agent(a) for name, a in self._runtime.own_agents.items() if "/" not in name)
+        labels = {"pid": str(os.getpid()), "host": socket.gethostname()}
+        return Instance(
+            self.instance_id, self._advertised(), 0, agents, self._state, version=__version__, labels=labels
+        )
+
+    async def registered(self, timeout: float) -> bool:
+        """Wait until a control plane lists this instance; False when none does within `timeout` seconds."""
+        return self._registrar is not None and await self._registrar.registered(timeout)
+
+    async def drain(self) -> None:
+        """Take no new calls, finish the running ones within `drain_timeout`, and stop. Safe to call again."""
+        if self._state is InstanceState.DRAINING:
+            await self._stopped.wait()
+            return
+        self._state = InstanceState.DRAINING
+        if self._monitor is not None:
+            self._monitor.cancel()
+        if self._registrar is not None:
+            await self._registrar.announce()
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(DRAIN_PAUSE if self._registrar is not None else 0)
+        if not await self._calls.finish(self._limits.drain_timeout):
+            log.warning("calls were cancelled because they took longer than the drain, %g s", self._limits.drain_timeout)
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE)
+        if self._registrar is not None:
+            await self._registrar.close()
+        self._stopped.set()
+
+    async def wait_stopped(self) -> None:
+        """Return when a drain has ended."""
+        await self._stopped.wait()
+
+    async def __aenter__(self) -> Self:
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+        from grpc_reflection.v1alpha import reflection
+
+        self._health = health.aio.HealthServicer()
+        self._serving = health_pb2.HealthCheckResponse.SERVING
+        self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+        server = grpc.aio.server(options=_server_options(self._limits))
+        add_AgentServiceServicer_to_server(AgentServicer(self._runtime, self._calls, self.describe), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        services = (agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name, health.SERVICE_NAME)
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+        self.address = bind(server, self._listen)
+        await server.start()
+        self._server = server
+        await self._publish_health(self.describe())
+        if self._registrar is not None:
+            await self._registrar.open()
+        self._monitor = asyncio.get_running_loop().create_task(self._watch_ready(), name="readiness")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+
+    def _advertised(self) -> str:
+        if self._advertise:
+            return self._advertise
+        host, _, port = self.address.rpartition(":")
+        return f":{port}" if host in ("0.0.0.0", "[::]", "") else self.address  # noqa: S104  # compared, not bound
+
+    async def _watch_ready(self) -> None:
+        """Publish what changes: agents that come, go, or turn ready or unready."""
+        published = self.describe()
+        while True:
+            await asyncio.sleep(READY_POLL)
+            now = self.describe()
+            if now != published:
+                published = now
+                await self._publish_health(now)
+                if self._registrar is not None:
+                    await self._registrar.announce()
+
+    async def _publish_health(self, instance: Instance) -> None:
+        for agent in instance.agents:
+            await self._health.set(agent.name, self._serving if agent.ready else self._not_serving)
+        await self._health.set("", self._serving)
+
+
+def describe_agent(agent: Agent) -> AgentInfo:
+    """What callers can know of an agent of this process."""
+    pattern, members = pattern_of(agent)
+    return AgentInfo(agent.name, agent.role, agent.idempotent, pattern, tuple(members), agent.ready())
+
+
+def bind(server: grpc.aio.Server, listen: str) -> str:
+    """Bind `server` to `listen` and return the host:port that it got; raises ConfigError or WrongState with the fix."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"cannot listen on {listen!r}: write host:port, like 127.0.0.1:50051, or port 0 for any")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise WrongState(
+            f"cannot listen on {listen}: the port is in use or the address is not this machine's;"
+            " stop the other process, or choose another port (0: any)"
+        ) from error
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        log.warning("listening on %s:%d without TLS; whoever reaches this port can call its agents", host, bound)
+    return f"{host}:{bound}"
+
+
+def _server_options(limits: ServerLimits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.max_message_bytes + 64 * 1024),
+        ("grpc.max_send_message_length", limits.max_message_bytes + 64 * 1024),
+        ("grpc.max_metadata_size", MAX_METADATA),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]

@@ -1,0 +1,148 @@
+"""AgentService over gRPC: requests in, replies and typed statuses out. It maps and decides nothing.
+
+Below it lies `calls.py`; above it `server.py`, which listens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc.aio
+
+from aixgo.call import DEFAULT_TIMEOUT
+from aixgo.errors import AixgoError, InternalError, InvalidInput, InvalidMessage, InvalidReply, NotSupported
+from aixgo.message import Message
+from aixgo.runtime.base import BaseRuntime
+from aixgo.runtime.instance import Instance
+from aixgo.runtime.mailbox import Letter
+from aixgo.server.calls import CallServer, IncomingCall, stripped
+from aixgo.usage import NO_USAGE
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
+from aixgo.v1.agent_pb2_grpc import AgentServiceServicer
+from aixgo.wire.codec import decode_grant, decode_message, encode_error, encode_event, encode_message, encode_usage
+from aixgo.wire.instances import encode_agent
+from aixgo.wire.status import abort
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AgentServicer(AgentServiceServicer):
+    """The RPCs of one process. `describe` says what it serves at the moment."""
+
+    def __init__(self, runtime: BaseRuntime, calls: CallServer, describe: Callable[[], Instance]) -> None:
+        self._runtime = runtime
+        self._calls = calls
+        self._describe = describe
+        self._instance_id = describe().instance_id
+
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
+        instance = self._describe()
+        return pb.DescribeResponse(
+            instance_id=instance.instance_id,
+            agents=[encode_agent(agent) for agent in instance.agents],
+            transports=instance.transports,
+            version=instance.version,
+            max_message_bytes=self._runtime.max_message_bytes,
+        )
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:  # noqa: N802
+        try:
+            reply = await self._calls.serve(incoming(request, context))
+            return pb.ExecuteResponse(message=_encode_reply(request, reply), instance_id=self._instance_id)
+        except AixgoError as error:
+            await abort(context, error)
+        except Exception:
+            log.exception("Execute failed in aixgo")
+            await abort(context, InternalError("the server failed; its log has the details"))
+
+    async def ExecuteStream(  # noqa: N802
+        self, request: pb.ExecuteStreamRequest, context: Context
+    ) -> AsyncIterator[pb.ExecuteStreamResponse]:
+        try:
+            call = incoming(request, context)
+            instance_id = self._instance_id
+            async for event in self._calls.serve_stream(call):
+                yield pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id)
+                instance_id = ""
+        except AixgoError as error:
+            yield pb.ExecuteStreamResponse(error=encode_error(error), instance_id=self._instance_id)
+            await abort(context, error)
+        except Exception:
+            log.exception("ExecuteStream failed in aixgo")
+            failed = InternalError("the server failed; its log has the details")
+            yield pb.ExecuteStreamResponse(error=encode_error(failed), instance_id=self._instance_id)
+            await abort(context, failed)
+
+    async def Deliver(self, request: pb.DeliverRequest, context: Context) -> pb.DeliverResponse:  # noqa: N802
+        try:
+            self._calls.accept_message(request.agent)
+            message = stripped(decode_message(request.message))
+            if not message.session_id and request.context.session_id:
+                message = message.with_(session_id=request.context.session_id)
+            letter = Letter(message, tuple(request.context.agent_path), request.context.traceparent)
+            self._runtime.deliver(request.agent, letter)
+            return pb.DeliverResponse(instance_id=self._instance_id)
+        except AixgoError as error:
+            await abort(context, error)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:  # noqa: N802
+        if not request.call_id:
+            await abort(context, InvalidInput("call_id is empty; send CallContext.call_id of the call"))
+        usage = await self._calls.cancel(request.call_id)
+        if usage is None:
+            return pb.CancelResponse(found=False)
+        return pb.CancelResponse(found=True, usage=None if usage is NO_USAGE else encode_usage(usage))
+
+    async def Session(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
+    ) -> AsyncIterator[pb.SessionResponse]:
+        await abort(context, NotSupported("this instance does not offer sessions; use Execute and ExecuteStream"))
+        yield pb.SessionResponse()
+
+
+def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
+    """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
+    if not request.agent:
+        raise InvalidInput("agent is empty; name the agent to call")
+    inherited = request.context
+    return IncomingCall(
+        request.agent,
+        stripped(decode_message(request.message)),
+        inherited.call_id,
+        _timeout(inherited, context),
+        inherited.depth,
+        tuple(inherited.agent_path),
+        inherited.session_id,
+        decode_grant(inherited),
+        _trace(inherited, context),
+    )
+
+
+def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
+    """Seconds until the caller's deadline: the nearer of the context's and the RPC's."""
+    if inherited.timeout_ms > 0:
+        return inherited.timeout_ms / 1000
+    remaining = context.time_remaining()
+    return DEFAULT_TIMEOUT if remaining is None else min(remaining, DEFAULT_TIMEOUT)
+
+
+def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
+    if inherited.traceparent:
+        return inherited.traceparent, inherited.tracestate, inherited.baggage
+    metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+    headers = {key: value for key, value in metadata if isinstance(value, str)}
+    return headers.get("traceparent", ""), headers.get("tracestate", ""), headers.get("baggage", "")
+
+
+def _encode_reply(request: pb.ExecuteRequest, reply: Message) -> types_pb2.Message:
+    try:
+        return encode_message(reply)
+    except InvalidMessage as error:
+        broken = InvalidReply(f"the reply of agent {request.agent!r} cannot be sent: {error.message}")
+        broken.agent_path, broken.usage = (*request.context.agent_path, request.agent), reply.usage
+        raise broken from error
