@@ -1,60 +1,27 @@
 """Hearing of instances: one watch on each control plane, opened again for as long as the process lives.
 
-Owns the watches and their channels. Below it lie gRPC and `directory.py`, which merges what is heard; above it the
-resolver, which reads the directory and waits here for changes. No call asks a control plane.
+Owns the watches and their channels. Below it lie `contact.py` and `directory.py`, which merges what is heard; above it
+the resolver, which reads the directory and waits here for changes. No call asks a control plane.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from time import monotonic
 
 import grpc.aio
 
 from aixgo.errors import InternalError, WrongState
-from aixgo.runtime.channels import channel_options
+from aixgo.runtime.contact import Contact, open_channel, why
 from aixgo.runtime.directory import Directory
 from aixgo.v1 import registry_pb2
 from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 from aixgo.wire.instances import update_from_proto
 
-MAX_UPDATE_BYTES = 64 * 1024 * 1024
-"""Bytes of the largest update: a snapshot of 100,000 instances is about 20 MB."""
-
-_log = logging.getLogger(__name__)
-
-
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to a control plane. It connects again 0.1 to 1 s after it broke, and notices a frozen one in 10 s."""
-    options = dict(channel_options(MAX_UPDATE_BYTES)) | {
-        "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 100,
-        "grpc.max_reconnect_backoff_ms": 1_000,
-    }
-    return grpc.aio.insecure_channel(address, options=list(options.items()))
-
-
-@dataclass
-class Backoff:
-    """Pauses that double from `first` to `longest` seconds, each shortened at random by up to half."""
-
-    first: float
-    longest: float
-    random: Callable[[], float]
-    _next: float = 0.0
-
-    def reset(self) -> None:
-        """Begin with the shortest pause again."""
-        self._next = 0.0
-
-    def pause(self) -> float:
-        """Seconds to wait before the next attempt."""
-        self._next = min(max(self.first, self._next * 2), self.longest)
-        return self._next * (0.5 + self.random() / 2)
+LONGEST_PAUSE = 2.0
+"""Seconds between attempts to open a watch, at most."""
 
 
 class Discovery:
@@ -86,7 +53,7 @@ class Discovery:
         self._closed = False
 
     async def open(self) -> None:
-        """Start watching; returns at once. Raises WrongState when it is open or closed already."""
+        """Start watching; returns at once. Raises WrongState when it was opened before."""
         if self._tasks or self._closed:
             raise WrongState("discovery can be opened once; make another one")
         self._tasks = [
@@ -118,32 +85,47 @@ class Discovery:
             return False
         return True
 
+    async def _follow(self, address: str) -> None:
+        contact = Contact(address, "discovery", LONGEST_PAUSE, self._random)
+        async with self._dial(address) as channel:
+            stub = RegistryServiceStub(channel)
+            while True:
+                try:
+                    await self._watch(stub, contact)
+                    reason = "it ended the watch"
+                except grpc.aio.AioRpcError as error:
+                    reason = why(error)
+                except InternalError as error:
+                    reason = error.message
+                self.directory.lost(address)
+                self._wake()
+                await self._sleep(contact.lost(reason))
+
+    async def _watch(self, stub: RegistryServiceStub, contact: Contact) -> None:
+        call = stub.Watch(registry_pb2.WatchRequest())
+        try:
+            async for response in call:
+                self.directory.apply(contact.address, update_from_proto(response))
+                contact.made()
+                self._wake()
+        finally:
+            call.cancel()
+
     async def _next_event(self) -> None:
         if self._closed:
             raise WrongState("discovery is closed")
         await self._changed.wait()
 
-    async def _follow(self, address: str) -> None:
-        backoff = Backoff(0.1, 2.0, self._random)
-        reachable = True
-        async with self._dial(address) as channel:
-            stub = RegistryServiceStub(channel)
-            while True:
-                try:
-                    heard = await self._watch(stub, address)
-                except (grpc.aio.AioRpcError, InternalError) as error:
-                    heard, reason = False, _reason(error)
-                else:
-                    reason = "it ended the watch"
-                heard = self._lost(address) or heard
-                if heard:
-                    backoff.reset()
-                    reachable = True
-                _log.log(
-                    logging.WARNING if reachable else logging.DEBUG,
-                    "control plane %s cannot be heard (%s); what is known stays, and it is tried again",
-                    address,
-                    reason,
-                )
-                reachable = False
-                await self._sleep(backoff.pause())
+    def _wake(self) -> None:
+        """Let those who wait look again, and see to it that the directory's next expiry is not missed."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        due = None if self._closed else self.directory.next_expiry()
+        loop = asyncio.get_running_loop()
+        self._expiry = None if due is None else loop.call_later(max(0.0, due - self._clock()), self._tick)
+
+    def _tick(self) -> None:
+        self.directory.tick()
+        self._wake()

@@ -77,7 +77,9 @@ def instance_from_proto(instance: registry_pb2.Instance) -> Instance:
     )
 
 
-def update_to_proto(update: Update, encoded: Iterable[registry_pb2.Instance] | None = None) -> registry_pb2.WatchResponse:
+def update_to_proto(
+    update: Update, encoded: Iterable[registry_pb2.Instance] | None = None
+) -> registry_pb2.WatchResponse:
     """A control plane's update as a message; `encoded` are its changed instances when they stand ready."""
     if encoded is None:
         encoded = map(instance_to_proto, update.changed)
@@ -149,7 +151,9 @@ def _check_agents(agents: Iterable[agent_pb2.AgentDescriptor]) -> None:
         if index >= MAX_AGENTS:
             raise InvalidInput(f"instance.agents has more than {MAX_AGENTS} entries; spread them over instances")
         if not NAME.fullmatch(agent.name):
-            raise InvalidInput(f"{field}.name is {agent.name[:MAX_WORD]!r}; use 1 to 128 letters, digits, '_', '.', '-'")
+            raise InvalidInput(
+                f"{field}.name is {agent.name[:MAX_WORD]!r}; use 1 to 128 letters, digits, '_', '.', '-'"
+            )
         if agent.name in seen:
             raise InvalidInput(f"{field}.name is {agent.name!r} for a second time; name each agent once")
         if len(agent.agents) > MAX_AGENTS:
