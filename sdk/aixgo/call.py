@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -109,11 +109,13 @@ class CallState:
     def check_depth(self, limit: int) -> None:
         """Raise DepthExceeded when this entry is deeper than `limit`."""
         if self.depth > limit:
-            raise DepthExceeded(
+            error = DepthExceeded(
                 f"{self.depth} calls inside one another, and {limit} are allowed: {' > '.join(self.path)};"
                 " break the circle, or raise max_depth",
                 fields={"limit": limit},
             )
+            error.agent_path = self.path
+            raise error
 
 
 _STATE: ContextVar[CallState | None] = ContextVar("aixgo_call", default=None)
@@ -145,6 +147,16 @@ def entered(state: CallState | None) -> Generator[None]:
         yield
     finally:
         _STATE.reset(token)
+
+
+def enter(state: CallState) -> Token[CallState | None]:
+    """Make `state` the current call until `leave`: what `entered` does, without a context manager's cost."""
+    return _STATE.set(state)
+
+
+def leave(token: Token[CallState | None]) -> None:
+    """Undo `enter`."""
+    _STATE.reset(token)
 
 
 def set_state(state: CallState | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from decimal import Decimal
 from time import perf_counter
@@ -28,7 +28,6 @@ from aixgo.runtime.contract import (
     CallOptions,
     Delivery,
     EventStream,
-    Outcome,
     Outcomes,
     RuntimeHealth,
     RuntimeMetrics,
@@ -36,6 +35,7 @@ from aixgo.runtime.contract import (
 from aixgo.runtime.entry import agent_events, bounded, run_agent, until_ready
 from aixgo.runtime.mailbox import Letter, Mailbox
 from aixgo.runtime.metrics import CallMetrics
+from aixgo.runtime.parallel import gather
 from aixgo.runtime.pump import PumpedStream
 from aixgo.runtime.reactive import ReactiveTasks
 from aixgo.telemetry import spans
@@ -81,18 +81,20 @@ class BaseRuntime(ABC):
         try:
             agent.bind(self)
         except AixgoError:
-            del self._agents[agent.name], self._mailboxes[agent.name]
+            for name in self._family(agent.name):
+                del self._agents[name], self._mailboxes[name]
             raise
         if self._running and agent.reactive:
             self._reactive.launch(agent)
 
     async def unregister(self, name: str) -> None:
-        agent = self._agents.pop(name, None)
-        if agent is None:
+        if name not in self._agents:
             raise AgentNotFound(f"no agent named {name!r} is registered here", fields={"agent": name})
-        self._mailboxes.pop(name).close()
-        await self._reactive.stop(agent)
-        agent.bind(None)
+        for member in self._family(name):
+            agent = self._agents.pop(member)
+            self._mailboxes.pop(member).close()
+            await self._reactive.stop(agent)
+            agent.bind(None)
 
     @property
     def own_agents(self) -> Mapping[str, Agent]:
@@ -155,23 +157,11 @@ class BaseRuntime(ABC):
         options: CallOptions = DEFAULT_OPTIONS,
     ) -> Outcomes:
         shared = Message.of(message)
-        above = ambient.current()
-        slots = nullcontext() if concurrency is None else asyncio.Semaphore(concurrency)
 
-        async def one(target: str, part: CallState | None) -> Outcome:
-            async with slots:
-                ambient.set_state(part)
-                try:
-                    return Outcome(target, await self.call(target, shared, timeout=timeout, options=options))
-                except AixgoError as error:
-                    return Outcome(target, error=error)
-                finally:
-                    if above is not None and above.budget is not None and part is not None and part.budget is not None:
-                        above.budget.reclaim(part.budget)
+        async def one(target: str) -> Message:
+            return await self.call(target, shared, timeout=timeout, options=options)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(target, part)) for target, part in zip(targets, _shares(len(targets)), strict=True)]
-        return Outcomes([task.result() for task in tasks])
+        return await gather(targets, one, concurrency)
 
     def stream(
         self,
@@ -292,6 +282,10 @@ class BaseRuntime(ABC):
     async def _closed(self) -> None:
         """Called when the runtime is left, after all agents have stopped."""
 
+    def _family(self, name: str) -> list[str]:
+        """An agent's name and those of its unnamed members, which come and go with it."""
+        return [name, *(other for other in self._agents if other.startswith(f"{name}/"))]
+
     async def _run(self, agent: Agent, message: Message, state: CallState, options: CallOptions) -> Message:
         await until_ready(agent, state, options)
         return await run_agent(agent, message, state)
@@ -334,10 +328,3 @@ class BaseRuntime(ABC):
             state.budget = Budget(options.max_tokens, usd, above=state.budget)
         return state, timed
 
-
-def _shares(count: int) -> list[CallState | None]:
-    """The current call's state for each of `count` members that run at once, each with a share of the budget."""
-    state = ambient.current()
-    if state is None or state.budget is None:
-        return [state] * count
-    return [replace(state, budget=state.budget.lend(share)) for share in range(count, 0, -1)]

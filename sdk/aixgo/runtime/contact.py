@@ -45,13 +45,13 @@ class Contact:
     def made(self) -> None:
         """It has answered."""
         if self._failures:
-            _log.info("control plane %s is back: %s", self.address, self._work)
+            _log.info("control plane %s is back; %s works again", self.address, self._work)
         self._failures = 0
 
     def lost(self, reason: str) -> float:
         """It has not answered, or has gone. Returns the seconds to wait before the next attempt."""
         level = logging.DEBUG if self._failures else logging.WARNING
-        _log.log(level, "control plane %s does not answer (%s); %s goes on trying", self.address, reason, self._work)
+        _log.log(level, "control plane %s: %s; %s goes on trying", self.address, reason, self._work)
         pause = min(0.1 * 2 ** min(self._failures, 16), self._longest)
         self._failures += 1
         return pause * (0.5 + self._random() / 2)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from aixgo.agent import Agent
-from aixgo.call import CallState, entered
+from aixgo.call import CallState, enter, leave
 from aixgo.errors import (
     AgentFailed,
     AgentUnavailable,
@@ -38,15 +38,19 @@ T = TypeVar("T")
 
 async def run_agent(agent: Agent, message: Message, state: CallState) -> Message:
     """Execute `agent` with `state` as the current call; raises nothing but AixgoError and CancelledError."""
-    with entered(state):
-        try:
-            reply = await agent.execute(message)
-            return finished_reply(reply, state)
-        except asyncio.CancelledError as error:
-            raise_if_own_cancellation(error, state)
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever an agent raises becomes one typed error
-            raise typed(error, state) from (None if isinstance(error, AixgoError) else error)
+    token = enter(state)
+    try:
+        reply = await agent.execute(message)
+        return finished_reply(reply, state)
+    except asyncio.CancelledError as error:
+        raise_if_own_cancellation(error, state)
+        raise
+    except AixgoError as error:
+        raise typed(error, state)  # noqa: B904  # the same error, its path and usage filled in
+    except Exception as error:
+        raise typed(error, state) from error
+    finally:
+        leave(token)
 
 
 async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> None:
@@ -78,8 +82,10 @@ async def agent_events(
     except asyncio.CancelledError as error:
         raise_if_own_cancellation(error, state)
         raise
-    except Exception as error:  # noqa: BLE001  # as in run_agent
-        raise typed(error, state) from (None if isinstance(error, AixgoError) else error)
+    except AixgoError as error:
+        raise typed(error, state)  # noqa: B904  # as in run_agent
+    except Exception as error:
+        raise typed(error, state) from error
     finally:
         close = getattr(events, "aclose", None)
         if close is not None:

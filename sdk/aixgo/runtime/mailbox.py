@@ -107,7 +107,7 @@ class LetterDelivery:
     async def __aenter__(self) -> Message:
         deadline = asyncio.get_running_loop().time() + DEFAULT_TIMEOUT
         state = CallState(deadline, 1, (self._mailbox.owner,), self.message.session_id, Ledger())
-        self._block.enter_context(spans.linked(f"process {self._mailbox.owner}", self._letter.traceparent))
+        self._block.enter_context(spans.linked(self._letter.traceparent, f"process {self._mailbox.owner}"))
         self._block.enter_context(entered(state))
         self._timer = await self._block.enter_async_context(asyncio.timeout_at(deadline))
         return self.message

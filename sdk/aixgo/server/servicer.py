@@ -23,7 +23,7 @@ from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer
 from aixgo.wire.codec import decode_grant, decode_message, encode_error, encode_event, encode_message, encode_usage
-from aixgo.wire.instances import encode_agent
+from aixgo.wire.instances import agent_to_proto
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class AgentServicer(AgentServiceServicer):
         instance = self._describe()
         return pb.DescribeResponse(
             instance_id=instance.instance_id,
-            agents=[encode_agent(agent) for agent in instance.agents],
+            agents=[agent_to_proto(agent) for agent in instance.agents],
             transports=instance.transports,
             version=instance.version,
             max_message_bytes=self._runtime.max_message_bytes,

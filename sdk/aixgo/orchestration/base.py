@@ -1,0 +1,287 @@
+"""What every pattern has in common: it is an agent, it has members, limits, a span, metadata and a stream of events.
+
+A pattern implements one `run(message, calls)`. Here, once for all, are its limits (agents, depth, iterations, time,
+tokens, USD), its span, the metadata of its reply, and how its members' events come up. Below it lies the Runtime
+contract; above it one file per pattern, and `catalog.py`, which makes them from YAML.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from aixgo import call as ambient
+from aixgo.agent import Agent
+from aixgo.call import Budget, CallState
+from aixgo.errors import AgentNotFound, AixgoError, InvalidInput, LimitExceeded
+from aixgo.events import Event, MemberFinished, MemberStarted, Result
+from aixgo.message import Message
+from aixgo.runtime.contract import Outcomes, Runtime
+from aixgo.runtime.entry import past_deadline
+from aixgo.runtime.parallel import gather
+from aixgo.telemetry import spans
+from aixgo.usage import Usage
+
+Member = str | Agent
+"""A member: the name of an agent that is found through the runtime, or an agent that lives with its orchestrator."""
+Sink = Callable[[Event], Awaitable[None]]
+BUFFER = 64
+"""Events of members that may wait for the reader of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far one orchestration may go. `timeout` is in seconds; None for tokens or USD means no limit of its own."""
+
+    max_agents: int = 100
+    max_depth: int = 10
+    max_iterations: int = 10
+    timeout: float = 300.0
+    max_tokens: int | None = 100_000
+    max_cost_usd: Decimal | None = None
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Orchestrator(Agent):
+    """The base of all patterns. `members` are names or agents; an agent without a name is called `parent/0` and is
+    not listed; an agent with one is registered beside its orchestrator.
+    """
+
+    pattern: ClassVar[str] = ""
+
+    def __init__(self, name: str, members: Sequence[Member], *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.name = name
+        self.role = "orchestrator"
+        self.limits = limits
+        self._members = tuple(members)
+        if not self._members:
+            raise InvalidInput(f"{self.pattern} {name!r} has no members; name at least one agent")
+        if len(self._members) > limits.max_agents:
+            raise LimitExceeded(
+                f"{self.pattern} {name!r} has {len(self._members)} agents and {limits.max_agents} are allowed;"
+                " remove some, or raise limits.max_agents"
+            )
+
+    @abstractmethod
+    async def run(self, message: Message, calls: MemberCalls) -> Message:
+        """Answer `message` by calling members through `calls`. The base adds the metadata that all patterns have."""
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The names of its members, each once, in order."""
+        return tuple(dict.fromkeys(name_of(member) for member in self._members))
+
+    @property
+    def idempotent(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # here it follows from others
+        """True when all members, as far as they are known, are idempotent."""
+        return self._runtime is not None and _all_idempotent(self, self._runtime, set())
+
+    def bind(self, runtime: Runtime | None) -> None:
+        """Register the members that are agents; names unnamed ones after this orchestrator."""
+        super().bind(runtime)
+        if runtime is None:
+            return
+        for index, member in enumerate(self._members):
+            if isinstance(member, str):
+                continue
+            if not member.name:
+                member.name = f"{self.name}/{index}"
+            if not (member._runtime is runtime and member.name in runtime.list_agents()):
+                runtime.register(member)
+
+    async def execute(self, message: Message) -> Message:
+        state = self._own_state()
+        if state is None:
+            return await self.runtime.call(self.name, message)
+        return await self._orchestrate(message, state, None)
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        """The members' events as they come, each member between MemberStarted and MemberFinished; then the Result."""
+        state = self._own_state()
+        if state is None:
+            async with self.runtime.stream(self.name, message) as events:
+                async for event in events:
+                    yield event
+            return
+        waiting: asyncio.Queue[Event | Exception] = asyncio.Queue(BUFFER)
+        task = asyncio.get_running_loop().create_task(self._stream_into(waiting, message, state))
+        try:
+            while True:
+                event = await waiting.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, Result):
+                    return
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _stream_into(
+        self, waiting: asyncio.Queue[Event | Exception], message: Message, state: CallState
+    ) -> None:
+        try:
+            last: Event | Exception = Result(await self._orchestrate(message, state, waiting.put), state.path)
+        except Exception as error:  # noqa: BLE001  # raised again by the reader, with its traceback
+            last = error
+        await waiting.put(last)
+
+    def _own_state(self) -> CallState | None:
+        """The state of this orchestrator's call; None when it was not called through a runtime."""
+        state = ambient.current()
+        return state if state is not None and state.path[-1:] == (self.name,) else None
+
+    async def _orchestrate(self, message: Message, state: CallState, sink: Sink | None) -> Message:
+        state.check_depth(self.limits.max_depth)
+        if self.limits.max_tokens is not None or self.limits.max_cost_usd is not None:
+            state.budget = Budget(self.limits.max_tokens, self.limits.max_cost_usd, above=state.budget)
+        attributes = {"pattern": self.pattern, "orchestrator": self.name, "agent_count": len(self.agents)}
+        with spans.span(f"orchestration.{self.pattern}", attributes) as span:
+            calls = MemberCalls(self, self.runtime, state, sink, span)
+            try:
+                reply = await self._within_timeout(message, state, calls)
+            finally:
+                span.set("tokens.total", state.ledger.usage.total_tokens)
+                if state.ledger.usage.cost_usd is not None:
+                    span.set("cost.total_usd", float(state.ledger.usage.cost_usd))
+        return reply.with_metadata(
+            **{"pattern": self.pattern, "agent_count": len(self.agents)}, **usage_metadata(state.ledger.usage)
+        )
+
+    async def _within_timeout(self, message: Message, state: CallState, calls: MemberCalls) -> Message:
+        """Run; with a timer of its own only where limits.timeout ends before the inherited deadline."""
+        deadline = asyncio.get_running_loop().time() + self.limits.timeout
+        if deadline >= state.deadline:
+            return await self.run(message, calls)
+        state.deadline = deadline
+        timer = asyncio.timeout_at(deadline)
+        try:
+            async with timer:
+                return await self.run(message, calls)
+        except TimeoutError as late:
+            if not timer.expired():
+                raise
+            raise past_deadline(state) from late
+
+
+class MemberCalls:
+    """How one run of a pattern calls its members: through the runtime, their events forwarded when somebody reads."""
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        runtime: Runtime,
+        state: CallState,
+        sink: Sink | None,
+        span: spans.Span,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._runtime = runtime
+        self._state = state
+        self._sink = sink
+        self._iterations = 0
+        self.span = span
+
+    @property
+    def usage(self) -> Usage:
+        """What the run has spent so far."""
+        return self._state.ledger.usage
+
+    def iterate(self) -> int:
+        """Begin another iteration and return its number, from 1; raises LimitExceeded past limits.max_iterations."""
+        limit = self._orchestrator.limits.max_iterations
+        if self._iterations >= limit:
+            raise LimitExceeded(
+                f"{self._orchestrator.pattern} {self._orchestrator.name!r} came to no end in {limit} iterations;"
+                " raise limits.max_iterations, or make its goal easier to reach",
+                fields={"limit": limit},
+            )
+        self._iterations += 1
+        return self._iterations
+
+    async def call(self, member: Member, message: Message) -> Message:
+        """One member's reply. Its events go up; its error is raised as it is."""
+        return await self._call(name_of(member), message)
+
+    async def parallel(
+        self, members: Sequence[Member], message: Message, *, concurrency: int | None = None
+    ) -> Outcomes:
+        """All members at once with one message; raises for none of them."""
+
+        async def one(name: str) -> Message:
+            return await self._call(name, message)
+
+        return await gather([name_of(member) for member in members], one, concurrency)
+
+    async def step(self, number: int, member: Member, message: Message) -> Message:
+        """One member's reply inside a span `step.{number}.{member}`; an error says the step in its fields."""
+        name = name_of(member)
+        with spans.span(f"step.{number}.{name}", {"agent": name, "step": number}) as span:
+            try:
+                reply = await self._call(name, message)
+            except AixgoError as error:
+                error.fields.setdefault("step", number)
+                raise
+            span.set("tokens.total", reply.usage.total_tokens)
+            if reply.usage.cost_usd is not None:
+                span.set("cost.usd", float(reply.usage.cost_usd))
+        return reply
+
+    async def _call(self, name: str, message: Message) -> Message:
+        if self._sink is None:
+            return await self._runtime.call(name, message)
+        path = (*self._state.path, name)
+        await self._sink(MemberStarted(path))
+        try:
+            reply = await self._forward(name, message, self._sink)
+        except AixgoError as error:
+            await self._sink(MemberFinished(error=error, path=path))
+            raise
+        await self._sink(MemberFinished(reply, path=path))
+        return reply
+
+    async def _forward(self, name: str, message: Message, sink: Sink) -> Message:
+        async with self._runtime.stream(name, message) as events:
+            async for event in events:
+                if isinstance(event, Result):
+                    return event.message
+                await sink(event)
+        raise AssertionError("a stream ends with a Result or raises")
+
+
+def name_of(member: Member) -> str:
+    """A member's name."""
+    return member if isinstance(member, str) else member.name
+
+
+def usage_metadata(usage: Usage) -> Mapping[str, Any]:
+    """The usage of a run as metadata of its reply; `cost_usd` is None when no price is known."""
+    return {
+        "cost_usd": None if usage.cost_usd is None else float(usage.cost_usd),
+        "tokens_total": usage.total_tokens,
+        "tokens_prompt": usage.prompt_tokens,
+        "tokens_completion": usage.completion_tokens,
+    }
+
+
+def _all_idempotent(agent: Agent, runtime: Runtime, seen: set[str]) -> bool:
+    """Whether an agent and, below orchestrators of this process, all members are; a circle adds nothing."""
+    if not isinstance(agent, Orchestrator):
+        return agent.idempotent
+    for name in agent.agents:
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            member = runtime.get_agent(name)
+        except AgentNotFound:
+            return False
+        if not _all_idempotent(member, runtime, seen):
+            return False
+    return True
