@@ -137,9 +137,7 @@ class OpenAIClient:
     @contextmanager
     def _errors(self, model: str) -> Generator[None]:
         sdk = _import_sdk(self.vendor)
-        # While a stream is read, the SDK lets the errors of its HTTP library through; which one that is depends on the
-        # SDK's version.
-        http = importlib.import_module(sdk.Timeout.__module__.partition(".")[0])
+        http = _http_library(sdk)
         try:
             yield
         except sdk.APITimeoutError as error:
@@ -188,6 +186,12 @@ def _import_sdk(vendor: str) -> Any:
         raise ConfigError(
             f"{vendor}/ models need the openai package; install it with: pip install 'aixgo[openai]'"
         ) from error
+
+
+def _http_library(sdk: Any) -> Any:
+    """The library under the SDK (httpx or httpx2, by its version), whose errors it lets through while streaming."""
+    base = next(cls for cls in sdk.DefaultAsyncHttpxClient.__mro__ if cls.__name__ == "AsyncClient")
+    return importlib.import_module(base.__module__.partition(".")[0])
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
