@@ -8,7 +8,7 @@ text. Knows nothing of what the values are for: `schema.py` and `load.py` lie ab
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import yaml
@@ -40,7 +40,7 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_STRING_TAG = "tag:yaml.org,2002:str"
+_TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,25 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    """A value and the line where it begins. Mappings keep the line of each key."""
-
+class _Scalar:
     line: int
     value: Any
-    key_lines: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    line: int
+    items: list[_Node]
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    line: int
+    entries: dict[str, _Node]
+    key_lines: dict[str, int]
+
+
+_Node: TypeAlias = "_Scalar | _List | _Map"
 
 
 def read_document(path: Path, variables: Mapping[str, str]) -> Document:
@@ -120,7 +133,7 @@ class _Parser:
 
     def parse(self, text: str) -> _Node:
         """The root of the only document in `text`."""
-        self._events = cast("Iterator[Any]", yaml.parse(text, Loader=_loader()))
+        self._events = cast("Any", yaml).parse(text, Loader=_loader())
         try:
             return self._document()
         except yaml.YAMLError as error:
@@ -152,12 +165,12 @@ class _Parser:
             return self._anchors[event.anchor]
         if depth >= MAX_NESTING:
             raise self._broken(line, f"nested deeper than {MAX_NESTING} levels; flatten it")
-        if event.tag is not None and not event.tag.startswith("tag:yaml.org,2002:") and event.tag != "!":
+        if event.tag not in _TAGS:
             self._problems.add(line, f"the tag {event.tag} is not supported; remove it")
         if isinstance(event, yaml.ScalarEvent):
-            node = _Node(line, self._scalar(event))
+            node: _Node = _Scalar(line, self._scalar(event))
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = _Node(line, [self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)])
+            node = _List(line, [self._node(item, depth + 1) for item in self._until(yaml.SequenceEndEvent)])
         else:
             node = self._mapping(line, depth)
         if event.anchor is not None:
@@ -168,38 +181,37 @@ class _Parser:
         while not isinstance(event := next(self._events), end):
             yield event
 
-    def _mapping(self, line: int, depth: int) -> _Node:
+    def _mapping(self, line: int, depth: int) -> _Map:
         entries: dict[str, _Node] = {}
         key_lines: dict[str, int] = {}
-        merged: list[_Node] = []
+        merged: list[_Map] = []
         for event in self._until(yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._broken(_line(event), "a key must be text; put list, mapping or alias after a colon")
             key = str(event.value)
             value = self._node(next(self._events), depth + 1)
-            if key == "<<" and event.style is None:
+            if key == "<<" and event.implicit[0]:
                 merged += self._merged(value, _line(event))
             elif key in entries:
                 self._problems.add(_line(event), f"{key!r} stands twice (first in line {key_lines[key]}); remove one")
             else:
                 entries[key], key_lines[key] = value, _line(event)
         for node in merged:
-            for key, value in node.value.items():
+            for key, value in node.entries.items():
                 if key not in entries:
                     entries[key], key_lines[key] = value, node.key_lines[key]
-        return _Node(line, entries, key_lines)
+        return _Map(line, entries, key_lines)
 
-    def _merged(self, node: _Node, line: int) -> list[_Node]:
-        nodes: list[_Node] = node.value if isinstance(node.value, list) else [node]
-        if all(isinstance(each.value, dict) for each in nodes):
-            return nodes
-        self._problems.add(line, "`<<` merges mappings; give it the alias of one (`<<: *name`)")
-        return []
+    def _merged(self, node: _Node, line: int) -> list[_Map]:
+        nodes = node.items if isinstance(node, _List) else [node]
+        mappings = [each for each in nodes if isinstance(each, _Map)]
+        if len(mappings) < len(nodes):
+            self._problems.add(line, "`<<` merges mappings; give it the alias of one (`<<: *name`)")
+        return mappings
 
     def _scalar(self, event: Any) -> Any:
-        plain = event.style is None and event.tag != _STRING_TAG
         text = self._filled(str(event.value), _line(event))
-        return _resolve(text) if plain else text
+        return _resolve(text) if event.implicit[0] else text
 
     def _filled(self, text: str, line: int) -> str:
         """`text` with its variables filled in; `$${` stands for a literal `${`."""
@@ -231,17 +243,15 @@ def _expand(node: _Node, location: Location, lines: dict[Location, int]) -> Any:
     """Plain values of a node, and the line of each into `lines`; aliases become copies."""
     if len(lines) > MAX_VALUES:
         raise _TooMuchError
-    if isinstance(node.value, list):
-        items = cast("list[_Node]", node.value)
-        for index, item in enumerate(items):
+    if isinstance(node, _Scalar):
+        return node.value
+    if isinstance(node, _List):
+        for index, item in enumerate(node.items):
             lines[*location, index] = item.line
-        return [_expand(item, (*location, index), lines) for index, item in enumerate(items)]
-    if isinstance(node.value, dict):
-        entries = cast("dict[str, _Node]", node.value)
-        for key in entries:
-            lines[*location, key] = node.key_lines[key]
-        return {key: _expand(value, (*location, key), lines) for key, value in entries.items()}
-    return node.value
+        return [_expand(item, (*location, index), lines) for index, item in enumerate(node.items)]
+    for key in node.entries:
+        lines[*location, key] = node.key_lines[key]
+    return {key: _expand(value, (*location, key), lines) for key, value in node.entries.items()}
 
 
 def _resolve(text: str) -> Any:

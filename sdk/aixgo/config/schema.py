@@ -1,0 +1,202 @@
+"""The one YAML file as frozen, typed objects.
+
+Owns which keys there are and which type each value has. `load.py` (above) reads files into it and checks what goes
+across sections; `build.py` makes agents of it; `json_schema.py` describes it to editors. It can as well be made from
+Python: `Config(version=2, agents=(...))`.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+
+from aixgo.config.document import Document, Location
+from aixgo.config.duration import Duration
+from aixgo.config.problems import at
+from aixgo.config.spec import AgentSpec
+
+DEFAULT_NAME = "main"
+"""The name of an orchestration that has none."""
+TAGS = ("<name>", "<pattern>")
+"""How the two kinds of members are told apart in the locations of pydantic's errors."""
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]*):(?P<port>[0-9]{1,5})")
+
+
+def check_address(value: str) -> str:
+    """`host:port` as it is; raises ValueError for anything else. An IPv6 host stands in brackets."""
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError("an address is written host:port, for example localhost:50050")
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Price(_Section):
+    """What a model costs, in USD per 1,000 tokens."""
+
+    prompt: Money
+    completion: Money
+
+
+class McpSpec(_Section):
+    """An MCP server: a command to start, or the URL of one that runs."""
+
+    command: tuple[str, ...] = ()
+    url: str | None = None
+
+
+class ToolSpec(_Section):
+    """A tool, or an MCP server and its tools."""
+
+    name: str
+    python: str | None = Field(default=None, description="An importable function: my_pkg.tools:search.")
+    mcp: McpSpec | None = None
+
+
+class LimitsSpec(_Section):
+    """What an orchestration may use up. Durations are seconds, or text like 30s or 5m."""
+
+    max_agents: Count = Field(default=100, description="Members.")
+    max_depth: Count = Field(default=10, description="Calls inside calls.")
+    max_iterations: Count = Field(default=10, description="Rounds, for patterns that go round.")
+    timeout: Duration = Field(default=300.0, description="For one call of the orchestration.")
+    max_tokens: Count | None = Field(default=100_000, description="Prompt and completion tokens of all LLM calls.")
+    max_cost_usd: Money | None = Field(default=None, description="USD of all LLM calls.")
+
+
+class PatternSpec(_Section):
+    """A pattern and its members. Written in place of a member it has no name, and lives in its parent's process."""
+
+    pattern: str = Field(description="sequential, parallel or router.")
+    agents: tuple["Member", ...] = Field(default=(), description="Names of agents and orchestrations, or patterns.")
+    config: dict[str, Any] = Field(default_factory=dict, description="What the pattern itself can be told.")
+    limits: LimitsSpec = LimitsSpec()
+
+
+def _member_kind(value: Any) -> str:
+    return TAGS[1] if isinstance(value, (Mapping, PatternSpec)) else TAGS[0]
+
+
+Member = Annotated[
+    Annotated[str, Tag(TAGS[0])] | Annotated[PatternSpec, Tag(TAGS[1])],
+    Discriminator(_member_kind),
+]
+
+
+class OrchestrationSpec(PatternSpec):
+    """An orchestration: a pattern that is called by its name, like an agent."""
+
+    name: str = Field(default=DEFAULT_NAME, description="The name that callers use.")
+
+
+class PlacementSpec(_Section):
+    """How one agent is deployed. `aixgo up` gives the replicas `port`, `port` + 1, ...; 0 is any free one."""
+
+    replicas: Count = 1
+    port: int = Field(default=0, strict=True, ge=0, le=65535)
+    image: str | None = None
+
+
+class DeploymentSpec(_Section):
+    """Where agents run."""
+
+    mode: Literal["local", "distributed"] = Field(
+        default="local", description="local: in one process; distributed: names of other processes can be called too."
+    )
+    control_plane: Annotated[tuple[Address, ...], BeforeValidator(_as_tuple)] = ()
+    connect: dict[str, Address] = Field(default_factory=dict, description="Fixed addresses by agent.")
+    agents: dict[str, PlacementSpec] = Field(default_factory=dict)
+
+
+class ObservabilitySpec(_Section):
+    """Where traces and metrics go."""
+
+    otlp: str | None = None
+    langfuse: bool = False
+    capture_content: bool = False
+
+
+class Config(_Section):
+    """A whole file."""
+
+    version: Literal[2] = Field(description="The version of this format.")
+    pricing: dict[str, Price] = Field(default_factory=dict, description="By model; USD per 1,000 tokens.")
+    tools: tuple[ToolSpec, ...] = ()
+    agents: tuple[AgentSpec, ...] = ()
+    orchestration: OrchestrationSpec | None = None
+    orchestrations: tuple[OrchestrationSpec, ...] = ()
+    deployment: DeploymentSpec = DeploymentSpec()
+    observability: ObservabilitySpec = ObservabilitySpec()
+
+    _source: Document | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, value: Any) -> Any:
+        if not isinstance(value, (Mapping, Config)):
+            raise ValueError("the file must hold keys and values; begin with `version: 2`")  # noqa: TRY004  # pydantic collects ValueErrors
+        return cast("Any", value)
+
+    @property
+    def patterns(self) -> tuple[OrchestrationSpec, ...]:
+        """All orchestrations, from either key."""
+        return (*(() if self.orchestration is None else (self.orchestration,)), *self.orchestrations)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of this file that can be called: agents first, then orchestrations."""
+        return (*(agent.name for agent in self.agents), *(pattern.name for pattern in self.patterns))
+
+    def location(self, name: str) -> Location:
+        """Where the agent or orchestration of that name stands; () when there is none."""
+        for index, agent in enumerate(self.agents):
+            if agent.name == name:
+                return ("agents", index)
+        if self.orchestration is not None and self.orchestration.name == name:
+            return ("orchestration",)
+        return next((("orchestrations", i) for i, each in enumerate(self.orchestrations) if each.name == name), ())
+
+    def where(self, *location: str | int) -> str:
+        """`file:line` of a value, or its path when the configuration comes from no file."""
+        if self._source is None:
+            return dotted(location)
+        return at(self._source.path, self._source.line(location))
+
+    def read_from(self, source: Document) -> "Config":
+        """The same, knowing the file that it was read from."""
+        known = self.model_copy()
+        known._source = source  # noqa: SLF001  # its own
+        return known
+
+
+def dotted(location: Location) -> str:
+    """A location as people write it: `agents[0].config.categories`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

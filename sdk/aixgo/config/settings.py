@@ -1,0 +1,95 @@
+"""The AIXGO_* settings, and the only place of the configuration that reads the environment.
+
+A `.env` file beside the YAML (or in the working directory) counts where the environment is silent. Above: `load.py`,
+`launch.py` and the command line.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from aixgo.config.schema import check_address
+from aixgo.errors import ConfigError
+
+PREFIX = "AIXGO_"
+DEFAULT_CONTROL_PLANE = "localhost:50050"
+"""Where a control plane is looked for when nobody says otherwise."""
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+
+
+class Settings(BaseSettings):
+    """What the environment says. `Settings.read()` reads it; made from Python, only what is passed counts."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    deployment_mode: Annotated[Literal["local", "distributed"] | None, BeforeValidator(_lower)] = Field(
+        default=None, description="Overrides deployment.mode."
+    )
+    control_plane: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="host:port of each control plane, by commas; overrides deployment.control_plane."
+    )
+    listen: Address = Field(default="127.0.0.1:0", description="host:port that servers bind; port 0 is any free one.")
+    advertise_address: Address | None = Field(default=None, description="host:port that others reach a server at.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    local_model_url: str = Field(default="", description="Base URL of a process that serves the embedded model.")
+    model_dir: Path | None = Field(default=None, description="Where weights lie.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed: `read` passes the environment, so that making settings in a test reads nothing."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Self:
+        """The settings that these variables give (default: `read_environment()`). Raises ConfigError."""
+        given = read_environment() if variables is None else variables
+        named: dict[str, Any] = {
+            name: value for name in cls.model_fields if (value := given.get(PREFIX + name.upper()))
+        }
+        try:
+            return cls(**named)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_fault(dict(one)) for one in error.errors())) from error
+
+
+def read_environment(directory: Path | None = None) -> dict[str, str]:
+    """The environment over the `.env` of `directory` (default: the working directory). Raises ConfigError."""
+    path = (directory or Path()) / ".env"
+    try:
+        beside = dotenv_values(path) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; save it as UTF-8 text") from error
+    return {**{name: value for name, value in beside.items() if value is not None}, **os.environ}
+
+
+def _fault(one: Mapping[str, Any]) -> str:
+    name = PREFIX + str(one["loc"][0]).upper()
+    return f"{name}: {str(one['msg']).removeprefix('Value error, ').replace('Input should be', 'must be')}"

@@ -1,0 +1,142 @@
+"""From an agent, a configuration or a file to an answer, in this process.
+
+`run` is the one synchronous door; `opened` is the same for code with an event loop, and what the command line uses.
+Below: configuration, runtimes, models. Nothing is started outside of the `async with`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aixgo.agent import Agent
+from aixgo.errors import ConfigError, InvalidInput, WrongState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+
+    from aixgo.config.schema import Config
+    from aixgo.config.settings import Settings
+    from aixgo.llm.models import Models
+    from aixgo.message import Message, Payload
+    from aixgo.runtime.base import BaseRuntime
+
+T = TypeVar("T")
+
+
+def run(
+    target: Agent | Config | str | Path,
+    input: Message | Payload,  # noqa: A002  # the word that people expect here
+    *,
+    timeout: float | None = None,
+) -> Message:
+    """Call an agent, or the main agent of a configuration or YAML file, in this process, and wait for its reply.
+
+    `timeout` is in seconds (300 when None). Raises WrongState inside a running event loop, ConfigError for a file that
+    cannot be used, and whatever the call raises.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run_async(_called(target, input, timeout))
+    raise WrongState("an event loop runs here already; use `await runtime.call(...)` instead of aixgo.run(...)")
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a new event loop: uvloop's where that is installed, else asyncio's."""
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(main)
+
+
+@asynccontextmanager
+async def opened(
+    config: Config, *, only: Collection[str] | None = None, variables: Mapping[str, str] | None = None
+) -> AsyncGenerator[BaseRuntime]:
+    """A running runtime with the agents of a configuration, or `only` those with these names.
+
+    `variables` are the environment (default: the process's and `.env`). The runtime is a DistributedRuntime when the
+    deployment's mode is `distributed`, which also reaches agents of other processes. Raises ConfigError.
+    """
+    from aixgo.config.build import build_agents  # noqa: PLC0415  # loads every pattern
+    from aixgo.config.settings import Settings, read_environment  # noqa: PLC0415  # see above
+
+    given = read_environment() if variables is None else variables
+    models = make_models(config, given)
+    try:
+        runtime = make_runtime(config, Settings.read(given))
+        for agent in build_agents(config, models, only):
+            runtime.register(agent)
+        async with runtime:
+            yield runtime
+    finally:
+        await models.close()
+
+
+def make_models(config: Config, variables: Mapping[str, str]) -> Models:
+    """The models of one process: keys and addresses from `variables`, prices from the configuration."""
+    from aixgo.llm.models import Models, ModelSettings  # noqa: PLC0415  # only where models are used
+    from aixgo.llm.pricing import Price  # noqa: PLC0415  # see above
+
+    prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
+    return Models(ModelSettings.from_environment(variables), prices=prices)
+
+
+def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
+    """The runtime that the deployment asks for; the settings win over the file. It is not entered yet."""
+    from aixgo.runtime.distributed import DistributedRuntime  # noqa: PLC0415  # loads gRPC
+    from aixgo.runtime.local import LocalRuntime  # noqa: PLC0415  # see above
+
+    deployment = config.deployment
+    if (settings.deployment_mode or deployment.mode) == "local":
+        return LocalRuntime()
+    control_plane = settings.control_plane or deployment.control_plane
+    return DistributedRuntime(control_plane=control_plane, connect=deployment.connect)
+
+
+def default_target(config: Config) -> str:
+    """The name to call when nobody names one: the orchestration that no other calls, or the only agent.
+
+    Raises ConfigError when that is not one name.
+    """
+    if config.orchestration is not None:
+        return config.orchestration.name
+    from aixgo.config.members import called_names  # noqa: PLC0415  # only where needed
+
+    called = {name for spec in config.orchestrations for name in called_names(spec)}
+    roots = [spec.name for spec in config.orchestrations if spec.name not in called]
+    names = roots or [agent.name for agent in config.agents]
+    if len(names) == 1:
+        return names[0]
+    raise ConfigError(f"{config.where()}: several could be called; name one of them: {', '.join(names)}")
+
+
+async def _called(target: Agent | Config | str | Path, content: Message | Payload, timeout: float | None) -> Message:
+    from aixgo.config.load import load  # noqa: PLC0415  # a run of one agent needs no configuration
+    from aixgo.config.schema import Config  # noqa: PLC0415  # see above
+    from aixgo.config.settings import read_environment  # noqa: PLC0415  # see above
+    from aixgo.runtime.local import LocalRuntime  # noqa: PLC0415  # see above
+
+    if isinstance(target, Agent):
+        runtime = LocalRuntime()
+        runtime.register(target)
+        async with runtime:
+            return await runtime.call(target.name, content, timeout=timeout)
+    if not isinstance(target, (str, Path, Config)):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
+        raise InvalidInput(
+            f"a {type(target).__name__} cannot be run; pass an Agent, a Config or the path of a YAML file"
+        )
+    directory = None if isinstance(target, Config) else Path(target).parent
+    variables = read_environment(directory)
+    config = target if isinstance(target, Config) else load(target, variables)
+    async with opened(config, variables=variables) as runtime:
+        return await runtime.call(default_target(config), content, timeout=timeout)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        return importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        return None

@@ -1,0 +1,41 @@
+"""Types of options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class DurationType(click.ParamType[float]):
+    """`30s`, `5m`, `250ms`, or seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        from aixgo.config.duration import parse_duration  # noqa: PLC0415  # loads pydantic
+
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class AddressType(click.ParamType[str]):
+    """`host:port`."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address as it is."""
+        from aixgo.config.schema import check_address  # noqa: PLC0415  # loads pydantic
+
+        try:
+            return check_address(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = DurationType()
+ADDRESS = AddressType()

@@ -1,0 +1,154 @@
+"""Replies and events as a terminal or a script reads them.
+
+Owns the form of `--json` output: a reply is one object, a stream is one object a line. Above: `run` and `call`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from aixgo.events import Delta, MemberFinished, MemberStarted, Result, ToolCall
+
+from aixgo_services.cli.failures import failure
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from aixgo.events import Event
+    from aixgo.message import Message
+    from aixgo.runtime.contract import EventStream
+    from aixgo.usage import Usage
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """A message as a JSON object; bytes are base64 under `data` instead of `payload`."""
+    told: dict[str, Any] = {"id": message.id}
+    if isinstance(message.payload, bytes):
+        from base64 import b64encode  # noqa: PLC0415  # rare
+
+        told["data"] = b64encode(message.payload).decode()
+    else:
+        told["payload"] = message.payload
+    told["metadata"] = dict(message.metadata)
+    if message.session_id:
+        told["session_id"] = message.session_id
+    return told | {"usage": usage_json(message.usage)}
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Usage as a JSON object; `cost_usd` is a decimal string, or null when no price is known."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "llm_calls": usage.llm_calls,
+        "cost_usd": None if usage.cost_usd is None else str(usage.cost_usd),
+        "at_least": usage.at_least,
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as a JSON object: `event` names its kind, `path` the agents from the root down."""
+    told: dict[str, Any] = {"event": type(event).__name__, "path": list(event.path)}
+    if isinstance(event, Delta):
+        return told | {"text": event.text}
+    if isinstance(event, ToolCall):
+        used = {"id": event.id, "name": event.name, "arguments": dict(event.arguments)}
+        return told | used | {"output": event.output, "error": event.error, "done": event.done}
+    if isinstance(event, Result):
+        return told | {"message": message_json(event.message)}
+    if isinstance(event, MemberFinished):
+        if event.error is not None:
+            return told | {"error": failure(event.error)}
+        return told | {"message": None if event.message is None else message_json(event.message)}
+    return told
+
+
+def show_reply(message: Message, *, as_json: bool) -> None:
+    """Print a reply: its text on stdout and what it took on stderr, or one JSON object."""
+    if as_json:
+        click.echo(_line(message_json(message)))
+        return
+    payload = message.payload
+    pretty = isinstance(payload, (dict, list))
+    click.echo(json.dumps(payload, indent=2, ensure_ascii=False) if pretty else message.text)
+    show_cost(message)
+
+
+def show_cost(message: Message) -> None:
+    """Print tokens and USD of a reply on stderr, when there were any."""
+    usage = message.usage
+    if usage.llm_calls:
+        cost = "cost unknown" if usage.cost_usd is None else f"{'at least ' * usage.at_least}${usage.cost_usd}"
+        text = f"{usage.llm_calls} LLM calls, {usage.total_tokens} tokens, {cost}"
+        click.echo(click.style(text, dim=True), err=True)
+
+
+async def show_stream(stream: AbstractAsyncContextManager[EventStream], *, as_json: bool) -> None:
+    """Print events as they come; for people the text of one agent at a time, then the reply."""
+    lines = _Lines()
+    async with stream as events:
+        async for event in events:
+            if as_json:
+                click.echo(_line(event_json(event)))
+            else:
+                lines.show(event)
+
+
+class _Lines:
+    """Events as lines of text: who starts and ends on stderr, what is said on stdout."""
+
+    def __init__(self) -> None:
+        self._speaker: tuple[str, ...] = ()
+        self._open = False
+        self._said = ""
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._delta(event)
+        elif isinstance(event, Result):
+            self._result(event.message)
+        else:
+            self._note(event)
+
+    def _delta(self, event: Delta) -> None:
+        if event.path != self._speaker:
+            self._end_line()
+            self._speaker, self._said = event.path, ""
+            if len(event.path) > 1:
+                click.echo(click.style(f"{_short(event.path)}: ", dim=True), nl=False, err=True)
+        click.echo(event.text, nl=False)
+        self._open = True
+        self._said += event.text
+
+    def _result(self, message: Message) -> None:
+        self._end_line()
+        if isinstance(message.payload, str) and message.payload == self._said and len(self._speaker) <= 1:
+            show_cost(message)
+        else:
+            show_reply(message, as_json=False)
+
+    def _note(self, event: MemberStarted | MemberFinished | ToolCall) -> None:
+        self._end_line()
+        if isinstance(event, ToolCall):
+            what = f"{event.name}: {event.error or 'done'}" if event.done else f"calls {event.name}"
+        elif isinstance(event, MemberStarted):
+            what = "started"
+        else:
+            what = f"failed: {event.error}" if event.error is not None else "finished"
+        click.echo(click.style(f"{_short(event.path)} {what}", dim=True), err=True)
+
+    def _end_line(self) -> None:
+        if self._open:
+            click.echo()
+            self._open = False
+
+
+def _short(path: tuple[str, ...]) -> str:
+    return "/".join(path[1:] or path)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
