@@ -33,7 +33,7 @@ from aixgo.runtime.plain import Headers, PlainTransport, TransportFailed
 from aixgo.runtime.resolver import Resolver
 from aixgo.telemetry import spans
 from aixgo.v1 import agent_pb2, types_pb2
-from aixgo.wire.codec import decode_message, encode_context, encode_message
+from aixgo.wire.codec import decode_message, encode_message, fill_context
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ class RemoteCalls:
         try:
             while True:
                 instance = await attempts.next()
-                headers = self._context(request.context, state, granted)
                 timeout = attempts.timeout()
+                headers = self._context(request.context, state, timeout, granted)
                 with attempts.on(instance):
                     response = await self.transport.execute(
                         instance.address, request, timeout, headers, state.ledger
@@ -96,8 +96,8 @@ class RemoteCalls:
         try:
             while True:
                 instance = await attempts.next()
-                headers = self._context(request.context, state, granted)
                 timeout = attempts.timeout()
+                headers = self._context(request.context, state, timeout, granted)
                 with attempts.on(instance):
                     async for event in self.transport.stream(
                         instance.address, request, timeout, headers, state.ledger
@@ -170,10 +170,12 @@ class RemoteCalls:
         """A short, jittered pause before an instance that has just failed is asked again."""
         await self._sleep(RETRY_PAUSE * (0.5 + self._rng.random()))
 
-    def _context(self, context: types_pb2.CallContext, state: CallState, granted: Budget | None) -> Headers | None:
+    def _context(
+        self, context: types_pb2.CallContext, state: CallState, timeout: float, granted: Budget | None
+    ) -> Headers | None:
         """Fill in what the callee inherits; each attempt is a call of its own, with an id of its own."""
         call_id = f"{self._prefix}-{next(self._call_ids)}"
-        context.CopyFrom(encode_context(state, call_id, _remaining(state), granted))
+        fill_context(context, state, call_id, timeout, granted)
         return _trace(context)
 
 

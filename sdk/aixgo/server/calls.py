@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
 
 from aixgo.agent import Agent
 from aixgo.call import DEFAULT_TIMEOUT, Budget, CallState
@@ -55,15 +56,58 @@ class IncomingCall:
 
 
 class RunningCall:
-    """A call that runs here: the task to cancel, and what it has spent."""
+    """A call that runs here, from admission to its end: its task, its timer, what it has spent.
 
-    __slots__ = ("cancelled", "ended", "state", "task")
+    A context manager, by hand because it is on the path of every call. A cancellation by the deadline or by Cancel
+    leaves it as the typed error; one by the caller, who has gone, as CancelledError.
+    """
 
-    def __init__(self, task: asyncio.Task[object] | None, state: CallState) -> None:
-        self.task = task
+    __slots__ = ("_call_id", "_server", "_timer", "cancelled", "ended", "late", "state", "task")
+
+    def __init__(self, server: CallServer, call_id: str, state: CallState) -> None:
+        self._server = server
+        self._call_id = call_id
+        self._timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[object] | None = None
         self.state = state
         self.cancelled = False
+        self.late = False
         self.ended: asyncio.Event | None = None
+
+    def __enter__(self) -> Self:
+        self.task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_at(self.state.deadline, self._expire)
+        self._call_id = self._server.entered(self._call_id, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._server.left(self._call_id)
+        if self.ended is not None:
+            self.ended.set()
+        if self.task is not None and (self.late or self.cancelled):
+            self.task.uncancel()
+        if not isinstance(error, asyncio.CancelledError):
+            return
+        if self.late:
+            raise past_deadline(self.state) from error
+        if self.cancelled:
+            raise typed(CallCancelled("the call was cancelled where it ran"), self.state) from error
+        self._server.remember(self._call_id, self.state.ledger.usage)
+
+    def cancel(self) -> None:
+        """Stop it, as Cancel and a drain do."""
+        if self.task is not None and not self.cancelled and not self.late:
+            self.cancelled = True
+            self.task.cancel()
+
+    def _expire(self) -> None:
+        if self.task is not None and not self.cancelled:
+            self.late = True
+            self.task.cancel()
 
 
 class CallServer:
@@ -73,7 +117,6 @@ class CallServer:
         self._runtime = runtime
         self._limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
-        self._count = 0
         self._unnamed = 0
         self._spent: OrderedDict[str, Usage] = OrderedDict()
         self._idle = asyncio.Event()
@@ -83,39 +126,29 @@ class CallServer:
     @property
     def count(self) -> int:
         """Calls that run now."""
-        return self._count
+        return len(self._running)
 
     async def serve(self, call: IncomingCall) -> Message:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
         agent = self._admit(call)
-        with self._running_call(call) as running, spans.attached(*call.trace):
-            try:
-                async with asyncio.timeout_at(running.state.deadline):
-                    return await run_agent(agent, call.message, running.state)
-            except TimeoutError as late:
-                raise past_deadline(running.state) from late
+        with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
+            return await run_agent(agent, call.message, running.state)
 
     async def serve_stream(self, call: IncomingCall) -> AsyncIterator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
         agent = self._admit(call)
-        with self._running_call(call) as running, spans.attached(*call.trace):
-            try:
-                async with asyncio.timeout_at(running.state.deadline):
-                    async for event in agent_events(agent, call.message, running.state):
-                        yield event
-            except TimeoutError as late:
-                raise past_deadline(running.state) from late
+        with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
+            async for event in agent_events(agent, call.message, running.state):
+                yield event
 
     async def cancel(self, call_id: str) -> Usage | None:
         """Cancel a call and return what it spent; None when it is not known."""
         running = self._running.get(call_id)
         if running is None:
             return self._spent.pop(call_id, None)
-        running.cancelled = True
         if running.ended is None:
             running.ended = asyncio.Event()
-        if running.task is not None:
-            running.task.cancel()
+        running.cancel()
         try:
             async with asyncio.timeout(CANCEL_WAIT):
                 await running.ended.wait()
@@ -132,9 +165,7 @@ class CallServer:
                 await self._idle.wait()
         except TimeoutError:
             for running in list(self._running.values()):
-                running.cancelled = True
-                if running.task is not None:
-                    running.task.cancel()
+                running.cancel()
             return False
         return True
 
@@ -148,7 +179,7 @@ class CallServer:
         """The agent to call; raises a refusal that lets the caller try another instance."""
         if self.draining:
             raise _refused(InstanceDraining("this instance is draining and takes no new calls"))
-        if self._count >= self._limit:
+        if len(self._running) >= self._limit:
             raise _refused(
                 Overloaded(
                     f"{self._limit} calls run here, as many as may; call later, or start more instances",
@@ -169,33 +200,26 @@ class CallServer:
             raise _refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
         return agent
 
-    @contextmanager
-    def _running_call(self, call: IncomingCall) -> Generator[RunningCall]:
-        """The call's state, and its place among those that run; makes a cancellation by Cancel a typed error."""
-        running = RunningCall(asyncio.current_task(), self._state(call))
-        call_id = call.call_id
+    def entered(self, call_id: str, running: RunningCall) -> str:
+        """Note a call that begins, and return the id that it is known by."""
         if not call_id or call_id in self._running:
             self._unnamed += 1
             call_id = f"#{self._unnamed}"
         self._running[call_id] = running
-        self._count += 1
         self._idle.clear()
-        try:
-            yield running
-        except asyncio.CancelledError as error:
-            if not running.cancelled:
-                self._remember(call_id, running.state.ledger.usage)
-                raise
-            if running.task is not None:
-                running.task.uncancel()
-            raise typed(CallCancelled("the call was cancelled where it ran"), running.state) from error
-        finally:
-            self._running.pop(call_id, None)
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
-            if running.ended is not None:
-                running.ended.set()
+        return call_id
+
+    def left(self, call_id: str) -> None:
+        """Note a call that has ended."""
+        del self._running[call_id]
+        if not self._running:
+            self._idle.set()
+
+    def remember(self, call_id: str, usage: Usage) -> None:
+        """Keep what a call spent whose caller is gone: its Cancel may be under way."""
+        self._spent[call_id] = usage
+        if len(self._spent) > REMEMBERED:
+            self._spent.popitem(last=False)
 
     def _state(self, call: IncomingCall) -> CallState:
         own = call.timeout - min(MARGIN, call.timeout * MARGIN_SHARE)
@@ -209,11 +233,6 @@ class CallServer:
         )
         state.check_depth(self._runtime.max_depth)
         return state
-
-    def _remember(self, call_id: str, usage: Usage) -> None:
-        self._spent[call_id] = usage
-        if len(self._spent) > REMEMBERED:
-            self._spent.popitem(last=False)
 
 
 def stripped(message: Message) -> Message:

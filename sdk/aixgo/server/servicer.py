@@ -18,6 +18,7 @@ from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.mailbox import Letter
 from aixgo.server.calls import CallServer, IncomingCall, stripped
+from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -28,6 +29,7 @@ from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
 
+NO_TRACE = ("", "", "")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -132,6 +134,8 @@ def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
 
 
 def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
+    if not spans.enabled():
+        return NO_TRACE
     if inherited.traceparent:
         return inherited.traceparent, inherited.tracestate, inherited.baggage
     metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata() or ()

@@ -94,18 +94,19 @@ def decode_usd(text: str) -> Decimal | None:
     return usd
 
 
-def encode_context(state: CallState, call_id: str, timeout: float, granted: Budget | None) -> pb.CallContext:
-    """What a callee inherits. `state` is the entry of the call itself, so the caller is one level above it."""
-    out = pb.CallContext(
-        call_id=call_id,
-        timeout_ms=max(1, int(timeout * 1000)),
-        depth=state.depth - 1,
-        agent_path=state.path[:-1],
-        session_id=state.session_id,
-    )
+def fill_context(
+    context: pb.CallContext, state: CallState, call_id: str, timeout: float, granted: Budget | None
+) -> None:
+    """Write into `context` what a callee inherits. `state` is the entry of the call, its caller one level above."""
+    context.call_id = call_id
+    context.timeout_ms = max(1, int(timeout * 1000))
+    if state.depth > 1:
+        context.depth = state.depth - 1
+        context.agent_path[:] = state.path[:-1]
+    if state.session_id:
+        context.session_id = state.session_id
     if granted is not None:
-        out.grant.CopyFrom(encode_grant(granted))
-    return out
+        context.grant.CopyFrom(encode_grant(granted))
 
 
 def encode_grant(budget: Budget) -> pb.Grant:

@@ -1,0 +1,199 @@
+"""What aixgo costs above what it stands on, as ratios taken in one run: `make bench`.
+
+Each comparison alternates rounds of both sides and takes medians, so that a busy machine slows both. Nothing is
+asserted: the aims are printed beside the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import grpc.aio
+from rich.console import Console
+from rich.table import Table
+
+from aixgo import DistributedRuntime, LocalRuntime, Message, agent
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1.agent_pb2_grpc import AgentServiceStub
+from aixgo.wire.codec import encode_message
+
+PEERS = Path(__file__).with_name("peers.py")
+PAYLOAD = "x" * 1024
+IN_FLIGHT = 64
+ROUNDS = int(os.environ.get("AIXGO_BENCH_ROUNDS", "7"))
+
+
+@contextmanager
+def peer(*arguments: str):
+    """A server process; yields its address and pid, and how long it took from start to serving."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(PEERS), *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        yield address, process.pid, time.perf_counter() - started
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+async def rate(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> tuple[float, float]:
+    """p50 latency in seconds and calls per second, with `in_flight` callers."""
+    latencies: list[float] = []
+
+    async def caller() -> None:
+        for _ in range(calls // in_flight):
+            begun = time.perf_counter()
+            await call()
+            latencies.append(time.perf_counter() - begun)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return median(latencies), len(latencies) / (time.perf_counter() - begun)
+
+
+async def local_call() -> tuple[str, str, str]:
+    @agent
+    async def nothing(message: Message) -> Message:
+        return message
+
+    rows = []
+
+    @agent
+    async def measured(message: Message) -> Message:
+        target, execute, runtime = "nothing", nothing.execute, measured.runtime
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            for _ in range(10_000):
+                await execute(message)
+            bare = time.perf_counter() - begun
+            begun = time.perf_counter()
+            for _ in range(10_000):
+                await runtime.call(target, message)
+            rows.append((bare / 10_000, (time.perf_counter() - begun) / 10_000))
+        return message
+
+    async with LocalRuntime() as runtime:
+        runtime.register(nothing)
+        runtime.register(measured)
+        await runtime.call("measured", "x")
+    bare, called = median(row[0] for row in rows), median(row[1] for row in rows)
+    added = (called - bare) * 1e6
+    return "LocalRuntime.call above a bare await", f"{added:.1f} us added ({bare * 1e6:.1f} -> {called * 1e6:.1f})", "<= 5 us"
+
+
+async def remote_call() -> list[tuple[str, str, str]]:
+    with peer("raw") as (raw_address, _, _), peer("agent", "1") as (address, _, _):
+        message = Message(PAYLOAD)
+        request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
+        async with (
+            grpc.aio.insecure_channel(raw_address) as channel,
+            DistributedRuntime(connect={"echo0": address}) as runtime,
+        ):
+            stub = AgentServiceStub(channel)
+
+            async def raw() -> None:
+                await stub.Execute(request, timeout=30)
+
+            async def ours() -> None:
+                await runtime.call("echo0", message)
+
+            await rate(raw, 2_000, IN_FLIGHT)
+            await rate(ours, 2_000, IN_FLIGHT)
+            busy, alone = [], []
+            for _ in range(ROUNDS):
+                busy.append((await rate(raw, 4_000, IN_FLIGHT), await rate(ours, 4_000, IN_FLIGHT)))
+                alone.append((await rate(raw, 500, 1), await rate(ours, 500, 1)))
+    return [
+        _ratio("DistributedRuntime.call, 64 in flight: p50", busy, 0, "ms", "<= 1.25"),
+        _ratio("DistributedRuntime.call, 64 in flight: calls/s", busy, 1, "/s", ">= 0.80"),
+        _ratio("DistributedRuntime.call, one at a time: p50", alone, 0, "ms", "-"),
+    ]
+
+
+def _ratio(what: str, rounds: list, index: int, unit: str, aim: str) -> tuple[str, str, str]:
+    raw, ours = median(pair[0][index] for pair in rounds), median(pair[1][index] for pair in rounds)
+    ratio = median(pair[1][index] / pair[0][index] for pair in rounds)
+    scale = 1000 if unit == "ms" else 1
+    digits = 2 if unit == "ms" else 0
+    return what, f"{ratio:.2f} x raw grpc.aio ({raw * scale:.{digits}f} -> {ours * scale:.{digits}f} {unit})", aim
+
+
+async def fan_out() -> tuple[str, str, str]:
+    message = Message(PAYLOAD)
+    with peer("agent", "25") as a, peer("agent", "25") as b, peer("agent", "25") as c, peer("agent", "25") as d:
+        addresses = [p[0] for p in (a, b, c, d)]
+        raw_rounds, our_rounds = [], []
+        with peer("raw") as r1, peer("raw") as r2, peer("raw") as r3, peer("raw") as r4:
+            channels = [grpc.aio.insecure_channel(p[0]) for p in (r1, r2, r3, r4)]
+            stubs = [AgentServiceStub(channel) for channel in channels]
+            names = [f"echo{i}" for i in range(25)]
+            request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
+
+            # Names are per process here, so 100 fixed names are mapped to the 25 of each of the four.
+            runtimes = [DistributedRuntime(connect=dict.fromkeys(names, address)) for address in addresses]
+            for runtime in runtimes:
+                await runtime.__aenter__()
+            for round_ in range(ROUNDS * 3 + 2):
+                begun = time.perf_counter()
+                await asyncio.gather(*(stubs[i % 4].Execute(request, timeout=30) for i in range(100)))
+                raw = time.perf_counter() - begun
+                begun = time.perf_counter()
+                outcomes = await asyncio.gather(*(runtime.call_parallel(names, message) for runtime in runtimes))
+                ours = time.perf_counter() - begun
+                assert all(not each.errors for each in outcomes)
+                if round_ >= 2:
+                    raw_rounds.append(raw)
+                    our_rounds.append(ours)
+            for runtime in runtimes:
+                await runtime.__aexit__(None, None, None)
+            for channel in channels:
+                await channel.close()
+    ratio = median(o / r for o, r in zip(our_rounds, raw_rounds, strict=True))
+    raw, ours = median(raw_rounds) * 1000, median(our_rounds) * 1000
+    return "call_parallel to 100 agents in 4 processes", f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)", "-"
+
+
+def memory() -> list[tuple[str, str, str]]:
+    with peer("raw") as (_, raw_pid, raw_start), peer("agent", "1") as (_, pid, start):
+        raw, ours = _resident(raw_pid), _resident(pid)
+    return [
+        ("memory of one agent process", f"{ours / raw:.2f} x a raw grpc.aio server ({raw:.0f} -> {ours:.0f} MiB)", "<= 1.3"),
+        ("process start to serving", f"{start:.2f} s (raw {raw_start:.2f} s)", "-"),
+    ]
+
+
+def _resident(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmRSS; the bench needs Linux")
+
+
+def import_time() -> tuple[str, str, str]:
+    code = "import time; t = time.perf_counter(); import aixgo; print(time.perf_counter() - t)"
+    seconds = median(
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(ROUNDS)
+    )
+    return "import aixgo", f"{seconds:.3f} s", "< 0.3 s"
+
+
+def main() -> None:
+    table = Table("what", "figure", "aim", title="aixgo, above what it stands on")
+    rows = [asyncio.run(local_call()), *asyncio.run(remote_call()), asyncio.run(fan_out()), *memory(), import_time()]
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

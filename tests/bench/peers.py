@@ -1,0 +1,49 @@
+"""The servers that the bench calls: `raw` is grpc.aio alone, `agent` is an AgentServer. Each prints its address."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import grpc.aio
+
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+
+
+class RawEcho(AgentServiceServicer):
+    """Echoes the same messages as the agent below, with nothing between grpc.aio and the reply."""
+
+    async def Execute(self, request, context):
+        return pb.ExecuteResponse(message=request.message)
+
+
+async def raw() -> None:
+    server = grpc.aio.server()
+    add_AgentServiceServicer_to_server(RawEcho(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+async def agents(count: int) -> None:
+    from aixgo import Agent, AgentServer, DistributedRuntime, Message
+
+    class Echo(Agent):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def execute(self, message: Message) -> Message:
+            return message
+
+    async with DistributedRuntime() as runtime:
+        for index in range(count):
+            runtime.register(Echo(f"echo{index}"))
+        async with AgentServer(runtime) as server:
+            print(server.address, flush=True)
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(raw() if sys.argv[1] == "raw" else agents(int(sys.argv[2])))
