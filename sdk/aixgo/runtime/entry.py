@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from aixgo.agent import Agent
-from aixgo.call import CallState, enter, leave
+from aixgo.call import CallState, enter, leave, set_state
 from aixgo.errors import (
     AgentFailed,
     AgentUnavailable,
@@ -46,7 +46,7 @@ async def run_agent(agent: Agent, message: Message, state: CallState) -> Message
         raise_if_own_cancellation(error, state)
         raise
     except AixgoError as error:
-        raise typed(error, state)  # noqa: B904  # the same error, its path and usage filled in
+        raise _out_of_agent(error, state)  # noqa: B904  # the same error, its path and usage filled in
     except Exception as error:
         raise typed(error, state) from error
     finally:
@@ -70,6 +70,7 @@ async def agent_events(
 
     It makes `state` the current call of the task that iterates it, so that must be a task of its own.
     """
+    set_state(state)
     await until_ready(agent, state, options)
     events = agent.stream(message)
     try:
@@ -83,7 +84,7 @@ async def agent_events(
         raise_if_own_cancellation(error, state)
         raise
     except AixgoError as error:
-        raise typed(error, state)  # noqa: B904  # as in run_agent
+        raise _out_of_agent(error, state)  # noqa: B904  # as in run_agent
     except Exception as error:
         raise typed(error, state) from error
     finally:
@@ -162,6 +163,12 @@ def raise_if_own_cancellation(error: asyncio.CancelledError, state: CallState) -
     if task is not None and task.cancelling() == 0:
         own = CallCancelled(f"agent {state.path[-1]!r} awaited something that was cancelled")
         raise typed(own, state) from error
+
+
+def _out_of_agent(error: AixgoError, state: CallState) -> AixgoError:
+    """`error`, which came out of an agent's code: whoever refused a call below, this agent has accepted its own."""
+    error.accepted = True
+    return typed(error, state)
 
 
 def _with_path(event: Event, state: CallState) -> Event:
