@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 
 import grpc.aio
 from aixgo.errors import InvalidInput, WrongState
 from aixgo.v1 import registry_pb2
 from aixgo.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from aixgo_controlplane.prober import PROBE_INTERVAL, Prober
@@ -59,33 +59,40 @@ async def run_control_plane(
     InvalidInput for an address that is none, and WrongState when the port is taken.
     """
     registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
-    service = RegistryService(registry)
-    health = health_aio.HealthServicer()
-    server = _server(service, health)
+    untyped: Any = health  # its type stubs know nothing of the asyncio servicer
+    checks = untyped.aio.HealthServicer()
+    server = _server(RegistryService(registry), checks)
     address = _bind(server, listen)
     await server.start()
-    tasks = [
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(sweep(registry), name="lease sweep"),
         asyncio.create_task(Prober(registry, interval=probe_interval).run(), name="health prober"),
     ]
     try:
         if ready is not None:
             ready(address)
-        await stop.wait()
-        await health.enter_graceful_shutdown()
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()  # a registry that expires nothing must not go on: the defect ends the process
+        await checks.enter_graceful_shutdown()
     finally:
-        service.close()
+        registry.close()
         await server.stop(STOP_GRACE)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def sweep(registry: Registry, clock: Callable[[], float] = monotonic) -> None:
+async def sweep(
+    registry: Registry,
+    clock: Callable[[], float] = monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
     """Expire leases until cancelled. When the process itself stood still, every lease is prolonged by that time."""
     while True:
         before = clock()
-        await asyncio.sleep(SWEEP_INTERVAL)
+        await sleep(SWEEP_INTERVAL)
         late = clock() - before - SWEEP_INTERVAL
         if late > STALL:
             _log.warning("the control plane stood still for %.1f s; all leases are prolonged by that time", late)
@@ -94,10 +101,11 @@ async def sweep(registry: Registry, clock: Callable[[], float] = monotonic) -> N
             _log.info("instance %s at %s has expired", instance.instance_id, instance.address)
 
 
-def _server(service: RegistryService, health: health_aio.HealthServicer) -> grpc.aio.Server:
+def _server(service: RegistryService, checks: Any) -> grpc.aio.Server:
     server = grpc.aio.server(options=OPTIONS)
     add_RegistryServiceServicer_to_server(service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    untyped: Any = health_pb2_grpc
+    untyped.add_HealthServicer_to_server(checks, server)
     names = [
         registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name,
         health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -31,6 +32,8 @@ CONCURRENCY = 64
 MAX_ANSWER_BYTES = 4096
 """Bytes of an answer; a health check's is two."""
 
+HealthCheck: TypeAlias = Callable[..., Awaitable[health_pb2.HealthCheckResponse]]
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,15 +48,15 @@ class _Probed:
 
     address: str
     channel: grpc.aio.Channel
-    stub: HealthStub
+    check: HealthCheck
     failures: int = 0
 
 
 class Prober:
     """Probes every instance of a registry that is not draining, each `interval` seconds; suspects first.
 
-    NOT_SERVING counts at once, no answer after FAILURES in a row, and the first SERVING makes an instance healthy again.
-    One that serves no grpc.health.v1 at all counts as healthy: its lease shows that it lives.
+    NOT_SERVING counts at once, no answer after FAILURES in a row, and the first SERVING makes an instance healthy
+    again. One that serves no grpc.health.v1 at all counts as healthy: its lease shows that it lives.
     """
 
     def __init__(
@@ -105,7 +108,8 @@ class Prober:
 
     def _open(self, instance: Instance) -> _Probed:
         channel = self._dial(instance.address)
-        return _Probed(instance.address, channel, HealthStub(channel))
+        stub: Any = HealthStub(channel)  # the type stubs of grpc_health do not know its methods
+        return _Probed(instance.address, channel, stub.Check)
 
     async def _close(self, keys: list[str]) -> None:
         for probed in [self._probed.pop(key) for key in keys]:
@@ -117,7 +121,7 @@ class Prober:
 
     async def _probe(self, instance_id: str, probed: _Probed) -> None:
         try:
-            answer = await probed.stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout)
+            answer = await probed.check(health_pb2.HealthCheckRequest(), timeout=self._timeout)
             serving = answer.status == health_pb2.HealthCheckResponse.SERVING
             reason = "it answers that it does not serve"
         except grpc.aio.AioRpcError as error:

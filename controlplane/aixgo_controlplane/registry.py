@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
 
-from aixgo.errors import LimitExceeded, WrongState
+from aixgo.errors import LimitExceeded, Unavailable, WrongState
 from aixgo.runtime.instance import Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
 
@@ -109,6 +109,7 @@ class Registry:
         self._tombstones: dict[str, _Tombstone] = {}
         self._log: deque[_Change] = deque(maxlen=limits.log)
         self._changed = asyncio.Event()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -228,9 +229,16 @@ class Registry:
         return self._longest_lease
 
     async def changed(self, version: int) -> None:
-        """Return when there is a version above `version`."""
+        """Return when there is a version above `version`. Raises Unavailable when the registry is closed."""
         while self.version <= version:
+            if self._closed:
+                raise Unavailable("the control plane is stopping; watch again")
             await self._changed.wait()
+
+    def close(self) -> None:
+        """End every watch, once it has seen all changes."""
+        self._closed = True
+        self._wake()
 
     def _now(self) -> float:
         return self._clock() - self._forgiven
@@ -312,6 +320,9 @@ class Registry:
     def _publish(self, before: Instance | None, after: Instance | None, removal: Removal | None) -> None:
         self.version += 1
         self._log.append(_Change(self.version, before, after, removal))
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -325,7 +336,10 @@ class Watch:
         self._version: int | None = None
 
     async def next(self) -> Update:
-        """Wait for the next update. Raises LimitExceeded when the watcher has fallen behind the log."""
+        """Wait for the next update.
+
+        Raises LimitExceeded when the watcher has fallen behind the log, and Unavailable when the registry is closed.
+        """
         while True:
             update = self.take()
             if update is not None:

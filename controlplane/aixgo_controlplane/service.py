@@ -1,29 +1,34 @@
 """RegistryService on gRPC: maps messages to the registry and back.
 
-Owns no state of instances: `registry.py` below does. It fills in the host of an address that comes without one, and
-ends the watches when the process stops. `main.py` above wires it.
+Owns no state of instances: `registry.py` below does. It fills in the host of an address that comes without one.
+`main.py` above wires it.
 """
 
+# The methods are named by the contract.
+# ruff: noqa: N802, ARG002
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import grpc.aio
-from aixgo.errors import AixgoError, InvalidInput, Unavailable
+from aixgo.errors import AixgoError, InvalidInput
 from aixgo.runtime.instance import Instance
+from aixgo.runtime.updates import Update
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceServicer
 from aixgo.wire.instances import instance_to_proto, read_announcement, update_to_proto
 from aixgo.wire.status import abort
 
-from aixgo_controlplane.registry import Registry, Watch
+from aixgo_controlplane.registry import Registry
 
 MAX_WATCHED_AGENTS = 1_000
 """Names in one WatchRequest."""
+
+SPARE_ENCODED = 1_000
+"""Encoded instances kept beyond twice the listed ones, before all are made anew."""
 
 _MAPPED_IPV4 = "::ffff:"
 
@@ -31,15 +36,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class RegistryService(RegistryServiceServicer):
-    """The registry's RPCs. `close` ends the open watches, so that the server can stop."""
+    """The registry's RPCs."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._closed = asyncio.Event()
-
-    def close(self) -> None:
-        """End every watch with UNAVAILABLE, and refuse new ones."""
-        self._closed.set()
+        self._encoder = _Encoder(registry)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Grant a lease, or renew it with new contents."""
@@ -71,14 +72,14 @@ class RegistryService(RegistryServiceServicer):
         except AixgoError as error:
             await abort(context, error)
 
-    async def Resolve(self, request: pb.ResolveRequest, context: Context) -> pb.ResolveResponse:  # noqa: ARG002
+    async def Resolve(self, request: pb.ResolveRequest, context: Context) -> pb.ResolveResponse:
         """The instances of one agent."""
-        return pb.ResolveResponse(instances=map(instance_to_proto, self._registry.resolve(request.agent)))
+        return pb.ResolveResponse(instances=map(self._encoder.instance, self._registry.resolve(request.agent)))
 
-    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:  # noqa: ARG002
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """All instances."""
         return pb.ListResponse(
-            instances=map(instance_to_proto, self._registry.list()),
+            instances=map(self._encoder.instance, self._registry.list()),
             version=self._registry.version,
             epoch=self._registry.epoch,
         )
@@ -90,25 +91,32 @@ class RegistryService(RegistryServiceServicer):
                 raise InvalidInput(
                     f"agents has {len(request.agents)} names; use at most {MAX_WATCHED_AGENTS}, or none for all"
                 )
-            async for response in self._updates(self._registry.watch(request.agents)):
-                yield response
+            watch = self._registry.watch(request.agents)
+            while True:
+                yield self._encoder.update(await watch.next())
         except AixgoError as error:
             await abort(context, error)
 
-    async def _updates(self, watch: Watch) -> AsyncIterator[pb.WatchResponse]:
-        closed = asyncio.ensure_future(self._closed.wait())
-        try:
-            while True:
-                update = asyncio.ensure_future(watch.next())
-                try:
-                    await asyncio.wait((update, closed), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    update.cancel()
-                if closed.done():
-                    raise Unavailable("the control plane is stopping; watch again")
-                yield update_to_proto(update.result())
-        finally:
-            closed.cancel()
+
+class _Encoder:
+    """Instances as messages, each made once however many watchers there are."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._made: dict[str, tuple[Instance, pb.Instance]] = {}
+
+    def instance(self, instance: Instance) -> pb.Instance:
+        known = self._made.get(instance.instance_id)
+        if known is not None and known[0] is instance:
+            return known[1]
+        if len(self._made) > 2 * len(self._registry) + SPARE_ENCODED:
+            self._made.clear()
+        message = instance_to_proto(instance)
+        self._made[instance.instance_id] = (instance, message)
+        return message
+
+    def update(self, update: Update) -> pb.WatchResponse:
+        return update_to_proto(update, map(self.instance, update.changed))
 
 
 def located(instance: Instance, peer: str) -> Instance:

@@ -97,17 +97,17 @@ class Directory:
             raise InternalError(f"control plane {control_plane} sent a change of an epoch that it gave no snapshot of")
         if view is None:
             view = self._views[control_plane] = _View()
-        touched = self._take_snapshot(view, update) if update.snapshot else set[str]()
+        touched = self._take_snapshot(view, update) if update.snapshot else list[str]()
         view.reachable = True
         view.lease = update.lease
         self._forget_floors(self._clock())
         for instance in update.changed:
             view.listed[instance.instance_id] = instance
             view.retained.pop(instance.instance_id, None)
-            touched.add(instance.instance_id)
+            touched.append(instance.instance_id)
         for removal in update.removed:
             self._remove(view, removal)
-            touched.add(removal.instance_id)
+            touched.append(removal.instance_id)
         self._settle(touched)
 
     def lost(self, control_plane: str) -> None:
@@ -124,15 +124,15 @@ class Directory:
     def tick(self) -> None:
         """Drop what was kept for one lease after a control plane's restart, and is over."""
         now = self._clock()
-        touched: set[str] = set()
+        touched: list[str] = []
         for view in self._views.values():
             if view.fading() and view.retained_until <= now:
-                touched.update(view.retained)
+                touched.extend(view.retained)
                 self._drop(view.retained)
         self._forget_floors(now)
         self._settle(touched)
 
-    def _take_snapshot(self, view: _View, update: Update) -> set[str]:
+    def _take_snapshot(self, view: _View, update: Update) -> list[str]:
         self.has_snapshot = True
         before = {**view.retained, **view.listed}
         if view.epoch != update.epoch or not view.reachable:
@@ -145,7 +145,7 @@ class Directory:
             self._drop({key: instance for key, instance in view.listed.items() if key not in told})
             view.listed = {}
         view.epoch = update.epoch
-        return set(before)
+        return list(before)
 
     def _remove(self, view: _View, removal: Removal) -> None:
         floor = removal.seq if removal.expired else removal.seq + 1
