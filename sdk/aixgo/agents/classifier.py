@@ -6,16 +6,17 @@ Owns ClassifierAgent, its configuration, and what its confidence means. Below: `
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, create_model, field_validator, model_validator
 
 from aixgo.agents.base import ReadyAgent, RoleConfig, completion_metadata, read_config, reply_to
+from aixgo.agents.leanings import leanings, softmax
 from aixgo.config.spec import AgentSpec
-from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, TokenChoice
+from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest
 from aixgo.llm.models import Models
 from aixgo.llm.names import nearest
 from aixgo.message import Message, to_json
@@ -43,6 +44,9 @@ class ClassifierConfig(RoleConfig):
     )
     examples: tuple[LabelledText, ...] = Field(default=(), description="Texts shown to the model with their category.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is the most repeatable.")
+    calibrate: tuple[str, ...] = Field(
+        default=(), description="Texts of no category, such as N/A: what the model leans to there is taken out."
+    )
     votes: int = Field(default=1, ge=1, le=25, description="How often the model is asked; the majority wins.")
     template: str = Field(default="{text}", description="How the text is put to the model; {text} stands for it.")
 
@@ -61,22 +65,29 @@ class ClassifierConfig(RoleConfig):
             raise ValueError("template: put {text} where the message's text belongs")
         if self.votes > 1 and self.temperature == 0:
             raise ValueError("votes: at temperature 0 every vote is the same; set temperature, for example to 0.7")
+        if self.votes > 1 and self.calibrate:
+            raise ValueError("calibrate: it works on log probabilities and votes do not; set one of the two")
         return self
 
 
 class ClassifierAgent(ReadyAgent):
     """Replies with the category of a message's text.
 
-    The payload is the category. Metadata: `category`; `input`, the text itself; `model`; and `confidence` with
+    The payload is the category. Metadata: `category`; `input`, the text itself; `model`; and `confidence` (0 to 1) with
     `confidence_from`, where something is known about it:
 
     * `votes`: the share of the votes that the category got, when `votes` is more than 1;
-    * `logprobs`: the probability that the model gave to the category against the other categories, token by token,
-      where the vendor tells log probabilities. A model's probabilities are not calibrated: they rank its answers well
-      and overstate how often they are right.
+    * `logprobs`: the model's probability of the category against the other categories, where the vendor tells log
+      probabilities. These rank a model's answers, but overstate how often they are right.
 
-    Otherwise there is no `confidence`. Raises ProviderError (InvalidCompletion when the model keeps missing the
-    categories) and BudgetExceeded; the constructor ConfigError.
+    Otherwise there is no `confidence`.
+
+    Small models lean to some categories whatever the text says. With `calibrate` the agent asks about those texts once,
+    when it is first called, and takes the leaning that it finds out of the log probabilities of every later answer
+    ("contextual calibration", Zhao et al. 2021); with a vendor that tells none it changes nothing.
+
+    Raises ProviderError (InvalidCompletion when the model keeps missing the categories) and BudgetExceeded; the
+    constructor ConfigError.
     """
 
     role = "classifier"
@@ -86,27 +97,55 @@ class ClassifierAgent(ReadyAgent):
         super().__init__(spec, models=models)
         self.config = read_config(spec, ClassifierConfig)
         self._chat = self.chat()
-        self._schema = _schema_of(tuple(self.config.categories))
+        self._names = tuple(self.config.categories)
+        self._schema = _schema_of(self._names)
         self._turns = self._opening()
+        self._bias: Mapping[str, float] | None = None
+        self._calibrating = asyncio.Lock()
 
     async def execute(self, message: Message) -> Message:
         """The category of `message`."""
-        request = self._request(message)
-        asked = [self._chat.complete_structured(request, self._schema) for _ in range(self.config.votes)]
-        answers = await _all(asked)
-        votes = Counter(str(getattr(answer, _FIELD)) for answer, _ in answers)
-        category, count = votes.most_common(1)[0]
-        completion = next(completion for answer, completion in answers if getattr(answer, _FIELD) == category)
-        metadata: dict[str, Any] = {"category": category, "input": message.text}
         if self.config.votes > 1:
-            metadata |= {"confidence": count / self.config.votes, "confidence_from": "votes"}
-        elif (known := probability(completion, category, tuple(self.config.categories))) is not None:
-            metadata |= {"confidence": known, "confidence_from": "logprobs"}
+            category, confidence, completion = await self._elected(message.text)
+        else:
+            category, confidence, completion = await self._chosen(message.text)
+        metadata: dict[str, Any] = {"category": category, "input": message.text}
+        if confidence is not None:
+            source = "votes" if self.config.votes > 1 else "logprobs"
+            metadata |= {"confidence": confidence, "confidence_from": source}
         return reply_to(message, category, metadata | completion_metadata(completion))
 
-    def _request(self, message: Message) -> CompletionRequest:
+    async def _elected(self, text: str) -> tuple[str, float, Completion]:
+        answers = await _all([self._ask(text) for _ in range(self.config.votes)])
+        category, count = Counter(category for category, _ in answers).most_common(1)[0]
+        return category, count / len(answers), next(one for name, one in answers if name == category)
+
+    async def _chosen(self, text: str) -> tuple[str, float | None, Completion]:
+        bias = await self._known_bias()
+        category, completion = await self._ask(text)
+        found = leanings(completion, self._names)
+        if found is None:
+            return category, None, completion
+        shares = softmax({name: value - bias.get(name, 0.0) for name, value in found.items()})
+        if bias:
+            category = max(self._names, key=lambda name: (shares[name], name == category))
+        return category, shares[category], completion
+
+    async def _known_bias(self) -> Mapping[str, float]:
+        async with self._calibrating:
+            if self._bias is None:
+                answers = await _all([self._ask(text) for text in self.config.calibrate])
+                found = [known for _, one in answers if (known := leanings(one, self._names)) is not None]
+                self._bias = {name: fmean(one[name] for one in found) for name in self._names} if found else {}
+        return self._bias
+
+    async def _ask(self, text: str) -> tuple[str, Completion]:
+        answer, completion = await self._chat.complete_structured(self._request(text), self._schema)
+        return str(getattr(answer, _FIELD)), completion
+
+    def _request(self, text: str) -> CompletionRequest:
         return CompletionRequest(
-            (*self._turns, self._question(message.text)),
+            (*self._turns, self._question(text)),
             temperature=self.config.temperature,
             max_tokens=_MAX_TOKENS,
             top_logprobs=_TOP_LOGPROBS if self.config.votes == 1 else 0,
@@ -123,48 +162,6 @@ class ClassifierAgent(ReadyAgent):
 
     def _question(self, text: str) -> ChatMessage:
         return ChatMessage("user", self.config.template.replace("{text}", text))
-
-
-def probability(completion: Completion, category: str, categories: Sequence[str]) -> float | None:
-    """The probability of `category` against the other `categories`, from the completion's log probabilities.
-
-    At each token of the category's name it is the share of the token that was taken among all that lead on to some
-    category; the product of these is what a decoder that can only name categories would have chosen with. Tokens that
-    the vendor did not list count as nothing. None without log probabilities.
-    """
-    value = f'"{category}"'
-    start = completion.text.rfind(value) + 1
-    if not completion.tokens or start == 0:
-        return None
-    product, at = 1.0, 0
-    for token in completion.tokens:
-        end = at + len(token.text)
-        if end > start and at < start + len(category):
-            share = _share(token, start - at, completion.text[start : max(at, start)], categories)
-            if share is None:
-                return None
-            product *= share
-        at = end
-    return product
-
-
-def _share(token: TokenChoice, lead: int, named: str, categories: Sequence[str]) -> float | None:
-    """What the token that was taken has of the probability of all tokens that go on to a category after `named`.
-
-    `lead` is how many characters of the token stand before the category's name (JSON's quote, mostly).
-    """
-    head = token.text[: max(lead, 0)]
-    weights = {
-        text: math.exp(logprob)
-        for text, logprob in token.likeliest.items()
-        if text.startswith(head) and len(text) > len(head) and _leads_on(named + text[len(head) :], categories)
-    }
-    total = sum(weights.values())
-    return weights[token.text] / total if token.text in weights else None
-
-
-def _leads_on(named: str, categories: Sequence[str]) -> bool:
-    return any(f'{category}"}}'.startswith(named) for category in categories)
 
 
 def _schema_of(categories: Sequence[str]) -> type[BaseModel]:

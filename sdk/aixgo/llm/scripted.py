@@ -23,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any, TypeAlias, cast
 
 from aixgo import errors
 from aixgo.errors import AixgoError, ConfigError
-from aixgo.llm.contract import Chunk, Completion, CompletionRequest, StopReason, ToolUse
+from aixgo.llm.contract import Chunk, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
 from aixgo.llm.names import nearest
 from aixgo.message import to_json
 from aixgo.usage import Usage
@@ -52,6 +53,7 @@ class Reply:
     deltas: Sequence[str] | None = None
     usage: Usage | None = None
     tool_uses: Sequence[ToolUse] = ()
+    tokens: Sequence[TokenChoice] = ()
     stop_reason: StopReason | None = None
     error: Exception | None = None
     gate: asyncio.Event | None = None
@@ -107,19 +109,19 @@ class ScriptedClient:
             raise errors.InternalError("a script ended without a completion")
         return completion
 
-    async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
+    def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
         """The scripted answer in its deltas."""
-        async for chunk in self._play(request, paced=True):
-            yield chunk
+        return self._play(request, paced=True)
 
     async def close(self) -> None:
         """Nothing is held."""
 
-    async def _play(self, request: CompletionRequest, *, paced: bool) -> AsyncIterator[Chunk]:
+    async def _play(self, request: CompletionRequest, *, paced: bool) -> AsyncGenerator[Chunk]:
         name, _, argument = request.model.partition(":")
         if name == "slow" and name not in self._models:
-            async for chunk in _until_cancelled(request, argument, paced=paced):
-                yield chunk
+            async with aclosing(_until_cancelled(request, argument, paced=paced)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         reply = await self._find(request.model).reply(request)
         if reply.gate is not None:
@@ -215,6 +217,7 @@ def _completion(request: CompletionRequest, reply: Reply) -> Completion:
         reply.usage or Usage(prompt_tokens=_prompt_words(request), completion_tokens=count_words(text)),
         reply.stop_reason or reason,
         reply.tool_uses,
+        reply.tokens,
     )
 
 
@@ -226,7 +229,7 @@ def _prompt_words(request: CompletionRequest) -> int:
     return sum(count_words(turn.content) for turn in request.messages)
 
 
-async def _until_cancelled(request: CompletionRequest, path: str, *, paced: bool) -> AsyncIterator[Chunk]:
+async def _until_cancelled(request: CompletionRequest, path: str, *, paced: bool) -> AsyncGenerator[Chunk]:
     _note(path, "started")
     try:
         for word in _WORD.findall(_last_user(request)) if paced else ():
