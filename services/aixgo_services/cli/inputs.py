@@ -8,7 +8,7 @@ from aixgo.errors import InvalidInput
 
 
 def read_text(text: str) -> str:
-    """`text` itself, or all of stdin, less its last line end, when it is `-`. Raises InvalidInput when that is not UTF-8."""
+    """`text` itself, or when it is `-` all of stdin, less its last line end. Raises InvalidInput for broken UTF-8."""
     if text != "-":
         return text
     try:

@@ -7,6 +7,7 @@ AixgoError is one clear message, anything else one line and how to see more (`ai
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import Any
@@ -74,6 +75,8 @@ def aixgo(ctx: click.Context, verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    # gRPC's C core writes lines of its own to stderr; what matters in them we raise or log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = sys.argv[1:] if arguments is None else arguments
     sys.exit(execute(given))
 

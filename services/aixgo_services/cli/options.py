@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-class DurationType(click.ParamType[float]):
+class DurationType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic from click 8.4 on
     """`30s`, `5m`, `250ms`, or seconds."""
 
     name = "duration"
@@ -22,7 +22,7 @@ class DurationType(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class AddressType(click.ParamType[str]):
+class AddressType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # see above
     """`host:port`."""
 
     name = "host:port"

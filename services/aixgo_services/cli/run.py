@@ -31,7 +31,8 @@ def run(verbose: bool, *, reload: bool, **given: Any) -> None:
 
     from aixgo_services.cli.inputs import read_text
 
-    job = Job(verbose=verbose, **(given | {"text": read_text(given["text"])}))
+    given["text"] = read_text(given["text"])
+    job = Job(verbose=verbose, **given)
     if reload:
         _watched(job)
     else:

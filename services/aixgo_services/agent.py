@@ -1,0 +1,59 @@
+"""The process that serves agents of a YAML file: models, runtime and server, wired together.
+
+An orchestrator worker is the same process with an orchestration's name. Above: `aixgo serve`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aixgo.config.build import build_agents
+from aixgo.launch import make_models
+from aixgo.runtime.distributed import DistributedRuntime
+from aixgo.server.server import AgentServer
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aixgo.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process serves: what it binds, what it tells others, and which control planes list it."""
+
+    listen: str = "127.0.0.1:0"
+    advertise: str | None = None
+    control_plane: tuple[str, ...] = ()
+
+
+async def serve_agents(
+    config: Config,
+    names: Sequence[str],
+    place: Place,
+    *,
+    variables: Mapping[str, str],
+    stop: asyncio.Event,
+    ready: Callable[[AgentServer], None],
+) -> None:
+    """Serve the agents and orchestrations with these names until `stop`, then drain.
+
+    Members that live elsewhere are called there, whatever the deployment's mode. `ready` is called once the server
+    listens. Raises ConfigError; WrongState when the port is taken.
+    """
+    models = make_models(config, variables)
+    try:
+        runtime = DistributedRuntime(control_plane=place.control_plane, connect=config.deployment.connect)
+        for agent in build_agents(config, models, names):
+            runtime.register(agent)
+        async with runtime:
+            server = AgentServer(
+                runtime, listen=place.listen, advertise=place.advertise, control_plane=place.control_plane
+            )
+            async with server:
+                ready(server)
+                await stop.wait()
+    finally:
+        await models.close()

@@ -1,0 +1,55 @@
+"""`aixgo call`: call an agent of a running fleet."""
+# ruff: noqa: PLC0415  # what a command needs is imported when it runs: `aixgo --help` must answer at once
+
+from __future__ import annotations
+
+import click
+
+from aixgo_services.cli.options import ADDRESS, DURATION
+
+
+@click.command()
+@click.argument("name")
+@click.argument("text")
+@click.option("--stream", is_flag=True, help="Show what happens while it happens.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout: the reply, or with --stream one event a line.")
+@click.option("--timeout", type=DURATION, help="How long the call may take [default: 5m].")
+@click.option("--control-plane", type=ADDRESS, multiple=True, help="[default: AIXGO_CONTROL_PLANE, localhost:50050].")
+@click.option("--address", type=ADDRESS, help="Call it at this host:port, without a control plane.")
+@click.pass_obj
+def call(
+    verbose: bool,
+    *,
+    name: str,
+    text: str,
+    stream: bool,
+    as_json: bool,
+    timeout: float | None,
+    control_plane: tuple[str, ...],
+    address: str | None,
+) -> None:
+    """Call the agent NAME with TEXT (`-` reads stdin) and print its reply."""
+    from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings
+    from aixgo.errors import InvalidInput
+    from aixgo.launch import run_async
+    from aixgo.runtime.distributed import DistributedRuntime
+
+    from aixgo_services.cli.inputs import read_text
+    from aixgo_services.cli.output import show_reply, show_stream
+    from aixgo_services.logs import set_up_logs
+
+    if address and control_plane:
+        raise InvalidInput("--address needs no control plane; give one of --address and --control-plane")
+    settings = Settings.read()
+    set_up_logs("DEBUG" if verbose else "ERROR", settings.log_format)
+    said = read_text(text)
+    asked = () if address else control_plane or settings.control_plane or (DEFAULT_CONTROL_PLANE,)
+
+    async def calling() -> None:
+        async with DistributedRuntime(control_plane=asked, connect={name: address} if address else {}) as runtime:
+            if stream:
+                await show_stream(runtime.stream(name, said, timeout=timeout), as_json=as_json)
+            else:
+                show_reply(await runtime.call(name, said, timeout=timeout), as_json=as_json)
+
+    run_async(calling())
