@@ -1,0 +1,1 @@
+"""Every promise of the design, once, against LocalRuntime and against DistributedRuntime over real processes."""

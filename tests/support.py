@@ -1,0 +1,147 @@
+"""Processes under test, and waiting for what they do: shared by `contract/` and `integration/`.
+
+Owns starting, killing and draining the processes of `contract/host.py`. Nothing here sleeps to pace a test: a process is
+ready when it says so, and conditions that nobody announces are looked at again until a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+START, STOP = 60.0, 30.0
+"""Seconds that a process may take to serve, and to end; generous, because machines may be busy."""
+POLL = 0.02
+"""Seconds between two looks at a condition that nobody announces."""
+
+
+class Process:
+    """One process of `contract/host.py`. Leaving the `with` kills what still runs."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._log = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.contract.host", *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.address = ""
+        self.instance_id = ""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def wait_ready(self) -> Self:
+        """Return when it serves; raises AssertionError with its log when it does not."""
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], START)
+        line = self._process.stdout.readline() if readable else b""
+        assert line, f"process {self.pid} did not come up:\n{self.log()}"
+        ready = json.loads(line)
+        self.address, self.instance_id = ready["address"], ready["instance_id"]
+        return self
+
+    def log(self) -> str:
+        """What it has written to standard error."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def kill(self) -> None:
+        """SIGKILL it, and return when it is gone."""
+        self._process.kill()
+        self._process.wait(STOP)
+
+    def drain(self) -> int:
+        """SIGTERM it, and return its exit code."""
+        self._process.terminate()
+        return self._process.wait(STOP)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.running:
+            self.kill()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
+
+
+def start_registry(listen: str = "127.0.0.1:0") -> Process:
+    """Start a control plane."""
+    return Process("registry", "--listen", listen)
+
+
+def start_host(names: Sequence[str], *, control_plane: str = "", listen: str = "127.0.0.1:0") -> Process:
+    """Start a process that serves these agents, listed with `control_plane` if one is given."""
+    registry = ("--control-plane", control_plane) if control_plane else ()
+    return Process("agents", *names, "--listen", listen, *registry)
+
+
+class Fleet:
+    """A control plane and the processes that are listed with it."""
+
+    def __init__(self, registry: Process, hosts: Sequence[Process]) -> None:
+        self.registry = registry
+        self.hosts = tuple(hosts)
+
+    @property
+    def control_plane(self) -> str:
+        """The address of the control plane."""
+        return self.registry.address
+
+
+@contextmanager
+def fleet(*places: Sequence[str]) -> Iterator[Fleet]:
+    """A control plane and one process for each of `places`, all serving; drained at the end."""
+    with ExitStack() as stack:
+        registry = stack.enter_context(start_registry()).wait_ready()
+        hosts = [stack.enter_context(start_host(names, control_plane=registry.address)) for names in places]
+        yield Fleet(registry, [host.wait_ready() for host in hosts])
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    """Return when `condition` holds; raises TimeoutError when it does not within `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(POLL)
+
+
+class Stopwatch:
+    """How long a `with` block took: for bounds, never for exact times."""
+
+    seconds = 0.0
+
+
+@contextmanager
+def seconds_of() -> Iterator[Stopwatch]:
+    """Measure the `with` block."""
+    watch, started = Stopwatch(), monotonic()
+    try:
+        yield watch
+    finally:
+        watch.seconds = monotonic() - started
