@@ -21,7 +21,7 @@ from aixgo.errors import AgentNotFound, AixgoError, InvalidInput, LimitExceeded
 from aixgo.events import Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcomes, Runtime
-from aixgo.runtime.entry import past_deadline
+from aixgo.runtime.entry import cancelled_from_outside, own_cancellation, past_deadline
 from aixgo.runtime.parallel import gather
 from aixgo.telemetry import spans
 from aixgo.usage import Usage
@@ -92,7 +92,7 @@ class Orchestrator(Agent):
                 continue
             if not member.name:
                 member.name = f"{self.name}/{index}"
-            if not (member._runtime is runtime and member.name in runtime.list_agents()):
+            if member._runtime is not runtime:
                 runtime.register(member)
 
     async def execute(self, message: Message) -> Message:
@@ -128,6 +128,10 @@ class Orchestrator(Agent):
     ) -> None:
         try:
             last: Event | Exception = Result(await self._orchestrate(message, state, waiting.put), state.path)
+        except asyncio.CancelledError as error:
+            if cancelled_from_outside():
+                raise
+            last = own_cancellation(error, state)
         except Exception as error:  # noqa: BLE001  # raised again by the reader, with its traceback
             last = error
         await waiting.put(last)

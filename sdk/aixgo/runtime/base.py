@@ -82,7 +82,8 @@ class BaseRuntime(ABC):
             agent.bind(self)
         except AixgoError:
             for name in self._family(agent.name):
-                del self._agents[name], self._mailboxes[name]
+                self._agents.pop(name).bind(None)
+                del self._mailboxes[name]
             raise
         if self._running and agent.reactive:
             self._reactive.launch(agent)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -43,8 +43,9 @@ async def run_agent(agent: Agent, message: Message, state: CallState) -> Message
         reply = await agent.execute(message)
         return finished_reply(reply, state)
     except asyncio.CancelledError as error:
-        raise_if_own_cancellation(error, state)
-        raise
+        if cancelled_from_outside():
+            raise
+        raise own_cancellation(error, state) from error
     except AixgoError as error:
         raise _out_of_agent(error, state)  # noqa: B904  # the same error, its path and usage filled in
     except Exception as error:
@@ -65,7 +66,7 @@ async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> N
 
 async def agent_events(
     agent: Agent, message: Message, state: CallState, options: CallOptions = DEFAULT_OPTIONS
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event]:
     """The events of `agent.stream`, paths filled in, ended by exactly one Result; else an AixgoError is raised.
 
     It makes `state` the current call of the task that iterates it, so that must be a task of its own.
@@ -81,8 +82,9 @@ async def agent_events(
             yield _with_path(event, state)
         raise StreamBroken(f"the stream of agent {state.path[-1]!r} ended without a Result; yield one last")
     except asyncio.CancelledError as error:
-        raise_if_own_cancellation(error, state)
-        raise
+        if cancelled_from_outside():
+            raise
+        raise own_cancellation(error, state) from error
     except AixgoError as error:
         raise _out_of_agent(error, state)  # noqa: B904  # as in run_agent
     except Exception as error:
@@ -157,12 +159,17 @@ def finished_reply(reply: Message, state: CallState) -> Message:
     return replace(reply, usage=state.ledger.usage)
 
 
-def raise_if_own_cancellation(error: asyncio.CancelledError, state: CallState) -> None:
-    """Raise CallCancelled when nobody cancelled this task, so that the agent's own work must have been cancelled."""
+def cancelled_from_outside() -> bool:
+    """Whether somebody cancelled this task; if not, a CancelledError comes from something that it awaited."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling() == 0:
-        own = CallCancelled(f"agent {state.path[-1]!r} awaited something that was cancelled")
-        raise typed(own, state) from error
+    return task is None or task.cancelling() > 0
+
+
+def own_cancellation(error: asyncio.CancelledError, state: CallState) -> AixgoError:
+    """The error of an agent that awaited something that was cancelled, while nobody cancelled the agent."""
+    own = typed(CallCancelled(f"agent {state.path[-1]!r} awaited something that was cancelled"), state)
+    own.__cause__ = error
+    return own
 
 
 def _out_of_agent(error: AixgoError, state: CallState) -> AixgoError:
