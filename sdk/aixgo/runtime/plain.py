@@ -6,7 +6,7 @@ Owns the client's side of AgentService. It maps and tells what went wrong; wheth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 import grpc.aio
@@ -59,7 +59,7 @@ class PlainTransport:
 
     async def stream(
         self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, ledger: Ledger
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """The events of one call; the last one is the Result. A stream that breaks off raises TransportFailed."""
         pooled = self._channels.borrow(address)
         call = pooled.stub.ExecuteStream(request, timeout=timeout, metadata=headers)

@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
 
 from aixgo import call as ambient
@@ -98,16 +99,16 @@ class RemoteCalls:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, granted)
+                events = self.transport.stream(instance.address, request, timeout, headers, state.ledger)
                 with attempts.on(instance):
-                    async for event in self.transport.stream(
-                        instance.address, request, timeout, headers, state.ledger
-                    ):
-                        attempts.answered = True
-                        if isinstance(event, Result):
-                            state.ledger.record(event.message.usage)
-                            yield Result(finished_reply(event.message, state), event.path)
-                            return
-                        yield event
+                    async with aclosing(events):  # here, not when it is collected: its end may record usage
+                        async for event in events:
+                            attempts.answered = True
+                            if isinstance(event, Result):
+                                state.ledger.record(event.message.usage)
+                                yield Result(finished_reply(event.message, state), event.path)
+                                return
+                            yield event
         finally:
             _repay(state, granted)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -90,6 +91,8 @@ class RunningCall:
             self.ended.set()
         if self.task is not None and (self.late or self.cancelled):
             self.task.uncancel()
+        if isinstance(error, GeneratorExit):  # the RPC was cancelled while the transport had an event in hand
+            self._server.remember(self._call_id, self.state.ledger.usage)
         if not isinstance(error, asyncio.CancelledError):
             return
         if self.late:
@@ -134,12 +137,13 @@ class CallServer:
         with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
             return await run_agent(agent, call.message, running.state)
 
-    async def serve_stream(self, call: IncomingCall) -> AsyncIterator[Event]:
+    async def serve_stream(self, call: IncomingCall) -> AsyncGenerator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
         agent = self._admit(call)
         with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
-            async for event in agent_events(agent, call.message, running.state):
-                yield event
+            async with aclosing(agent_events(agent, call.message, running.state)) as events:
+                async for event in events:
+                    yield event
 
     async def cancel(self, call_id: str) -> Usage | None:
         """Cancel a call and return what it spent; None when it is not known."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
@@ -68,9 +69,10 @@ class AgentServicer(AgentServiceServicer):
         try:
             call = incoming(request, context)
             instance_id = self._instance_id
-            async for event in self._calls.serve_stream(call):
-                yield pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id)
-                instance_id = ""
+            async with aclosing(self._calls.serve_stream(call)) as events:
+                async for event in events:
+                    yield pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id)
+                    instance_id = ""
         except AixgoError as error:
             yield pb.ExecuteStreamResponse(error=encode_error(error), instance_id=self._instance_id)
             await abort(context, error)
@@ -127,10 +129,9 @@ def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Cont
 
 def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
     """Seconds until the caller's deadline: the nearer of the context's and the RPC's."""
-    if inherited.timeout_ms > 0:
-        return inherited.timeout_ms / 1000
     remaining = context.time_remaining()
-    return DEFAULT_TIMEOUT if remaining is None else min(remaining, DEFAULT_TIMEOUT)
+    said = inherited.timeout_ms / 1000 if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
+    return said if remaining is None else min(remaining, said)
 
 
 def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
