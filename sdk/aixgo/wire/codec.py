@@ -20,6 +20,12 @@ MAX_ERROR_TEXT = 2048
 """Bytes of an error's text on the wire; longer ones are cut, since they travel in HTTP/2 headers of limited size."""
 MAX_ERROR_FIELDS = 1536
 """Bytes of an error's fields on the wire; larger ones are left out."""
+MAX_ERROR_CLASS = 256
+"""Bytes of an error's class on the wire."""
+MAX_ERROR_PATH = 1024
+"""Bytes of an error's path on the wire; of a longer one the middle is left out."""
+MAX_USD = 10**12
+"""The largest amount that is believed; sums of such amounts stay exact."""
 
 
 def encode_message(message: Message) -> pb.Message:
@@ -27,7 +33,7 @@ def encode_message(message: Message) -> pb.Message:
     out = pb.Message(id=message.id, session_id=message.session_id)
     payload = message.payload
     if isinstance(payload, str):
-        out.text = payload
+        out.text = _text(payload)
     elif isinstance(payload, bytes):
         out.data = payload
     else:
@@ -89,8 +95,8 @@ def decode_usd(text: str) -> Decimal | None:
         usd = Decimal(text)
     except InvalidOperation as error:
         raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number like 0.0125") from error
-    if not usd.is_finite() or usd < 0:
-        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number that is not negative")
+    if not usd.is_finite() or not 0 <= usd <= MAX_USD:
+        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number from 0 to {MAX_USD:,}")
     return usd
 
 
@@ -125,6 +131,8 @@ def decode_grant(context: pb.CallContext) -> Budget | None:
     if not context.HasField("grant"):
         return None
     grant = context.grant
+    if grant.tokens < 0:
+        raise InvalidMessage(f"grant.tokens is {grant.tokens}; send 0 or more, or leave it out for no limit")
     usd = decode_usd(grant.cost_usd) if grant.HasField("cost_usd") else None
     return Budget(grant.tokens if grant.HasField("tokens") else None, usd)
 
@@ -140,8 +148,8 @@ def encode_error(error: AixgoError) -> pb.Error:
     return pb.Error(
         code=error.code,
         message=cut(error.message, MAX_ERROR_TEXT),
-        error_class=class_name(type(error)),
-        agent_path=error.agent_path,
+        error_class=cut(class_name(type(error)), MAX_ERROR_CLASS),
+        agent_path=_short(error.agent_path),
         usage=None if error.usage is NO_USAGE else encode_usage(error.usage),
         not_accepted=not error.accepted,
         retry_after_ms=int((error.retry_after or 0) * 1000),
@@ -208,10 +216,25 @@ def decode_event(data: pb.Event) -> Event:
 
 
 def cut(text: str, limit: int) -> str:
-    """`text` cut to `limit` bytes of UTF-8, with an ellipsis when something was cut."""
-    if len(text) * 4 <= limit or len(text.encode(errors="replace")) <= limit:
-        return text
-    return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "…"
+    """`text` cut to `limit` bytes of UTF-8, with an ellipsis when something was cut; what is no Unicode becomes "?"."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= limit:
+        return encoded.decode()
+    return encoded[: limit - 3].decode(errors="ignore") + "…"
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(f"the payload is no Unicode text: {error}; send bytes instead") from error
+    return text
+
+
+def _short(path: tuple[str, ...]) -> tuple[str, ...]:
+    if sum(len(name.encode(errors="replace")) for name in path) <= MAX_ERROR_PATH:
+        return path
+    return (cut(path[0], MAX_ERROR_PATH // 4), "…", cut(path[-1], MAX_ERROR_PATH // 4))
 
 
 def _encode_tool_call(event: ToolCall) -> pb.ToolCall:

@@ -31,7 +31,7 @@ from aixgo.v1 import types_pb2 as pb
 from aixgo.wire.codec import cut, decode_error, encode_error
 
 DETAILS = "grpc-status-details-bin"
-MAX_STATUS_TEXT = 512
+MAX_STATUS_TEXT = 256
 """Bytes of the status's own text: it is percent-encoded into a header, and stands in full in the details."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -62,7 +62,7 @@ async def abort(context: grpc.aio.ServicerContext, error: AixgoError) -> NoRetur
     """End the RPC with this error. It raises; nothing after it runs."""
     status = to_status(error)
     context.set_trailing_metadata(((DETAILS, status.SerializeToString()),))
-    await context.abort(_CODES[int(error.code)], status.message)
+    await context.abort(code_of(int(error.code)), status.message)
     raise AssertionError("abort returned")
 
 
