@@ -27,19 +27,19 @@ over the wire, so that a remote caller catches the same class as a local one.
     |   |-- MessageTooLarge                                  a message over the size limit
     |   |-- MailboxFull                                      the receiver does not keep up
     |   `-- Overloaded                                       too many calls at once (never accepted)
+    |-- InternalError                   INTERNAL             a defect of aixgo or of an unknown peer
     |-- AgentFailed                     UNKNOWN              the agent raised an exception of its own
     |-- InvalidReply                    INTERNAL             the agent returned something that is no Message
     |-- OrchestrationFailed             ABORTED              a pattern came to no result
     |   |-- AllMembersFailed                                 not one member succeeded
     |   `-- NoRoute                                          no route and no fallback for the category
-    |-- ProviderError                   UNKNOWN              an LLM vendor did not deliver
-    |   |-- ProviderRejected            INVALID_ARGUMENT     the vendor refuses the request as it is
-    |   |-- ProviderDenied              PERMISSION_DENIED    key missing, wrong, or without the right
-    |   |-- RateLimited                 RESOURCE_EXHAUSTED   429
-    |   |-- ProviderUnavailable         UNAVAILABLE          5xx, or no connection
-    |   |-- ProviderTimeout             DEADLINE_EXCEEDED    the vendor did not answer in time
-    |   `-- InvalidCompletion           INTERNAL             the model's answer does not fit the schema
-    `-- InternalError                   INTERNAL             a defect of aixgo or of an unknown peer
+    `-- ProviderError                   UNKNOWN              an LLM vendor did not deliver
+        |-- ProviderRejected            INVALID_ARGUMENT     the vendor refuses the request as it is
+        |-- ProviderDenied              PERMISSION_DENIED    key missing, wrong, or without the right
+        |-- RateLimited                 RESOURCE_EXHAUSTED   429
+        |-- ProviderUnavailable         UNAVAILABLE          5xx, or no connection
+        |-- ProviderTimeout             DEADLINE_EXCEEDED    the vendor did not answer in time
+        `-- InvalidCompletion           INTERNAL             the model's answer does not fit the schema
 """
 
 from __future__ import annotations
@@ -219,6 +219,12 @@ class Overloaded(LimitExceeded):
     accepted = False
 
 
+class InternalError(AixgoError):
+    """A defect of aixgo, or a peer that answers what aixgo does not know."""
+
+    code = Code.INTERNAL
+
+
 class AgentFailed(AixgoError):
     """The agent raised an exception of its own; `fields["exception"]` names its class."""
 
@@ -279,12 +285,6 @@ class ProviderTimeout(ProviderError):
 
 class InvalidCompletion(ProviderError):
     """The model's answer does not fit the schema that was asked for, after all repairs."""
-
-    code = Code.INTERNAL
-
-
-class InternalError(AixgoError):
-    """A defect of aixgo, or a peer that answers what aixgo does not know."""
 
     code = Code.INTERNAL
 
