@@ -1,6 +1,6 @@
 """Running reactive agents: `start` in a task of its own, started again after a growing pause when it raises.
 
-A runtime owns one `ReactiveTasks`. Sleep and randomness are passed in.
+A runtime owns one `ReactiveTasks`. Clock, sleep and randomness are passed in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 from aixgo.agent import Agent
 from aixgo.call import set_reactive_agent, set_state
@@ -16,7 +17,8 @@ from aixgo.call import set_reactive_agent, set_state
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the first restart, and at most; doubled each time, then jittered by half."""
+"""Seconds before the first restart, and at most; doubled each time, then jittered by half.
+One that ran for longer than the longest pause begins with the first one again."""
 STOP_TIMEOUT = 5.0
 """Seconds that `start` gets to end after its cancellation, and `stop` to finish."""
 
@@ -28,7 +30,9 @@ class ReactiveTasks:
         self,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -56,9 +60,12 @@ class ReactiveTasks:
         set_reactive_agent(agent.name)
         pause = FIRST_PAUSE
         while True:
+            began = self._clock()
             try:
                 await agent.start()
             except Exception:
+                if self._clock() - began > LONGEST_PAUSE:
+                    pause = FIRST_PAUSE
                 log.exception("start() of agent %s failed; it is started again in about %.1f s", agent.name, pause)
             else:
                 return
