@@ -96,19 +96,10 @@ class AgentServer:
             await self._stopped.wait()
             return
         self._state = InstanceState.DRAINING
-        if self._monitor is not None:
-            self._monitor.cancel()
-        if self._registrar is not None:
-            await self._registrar.announce()
-        await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(DRAIN_PAUSE if self._registrar is not None else 0)
-        if not await self._calls.finish(self._limits.drain_timeout):
-            log.warning("calls were cancelled because they took longer than the drain, %g s", self._limits.drain_timeout)
-        if self._server is not None:
-            await self._server.stop(STOP_GRACE)
-        if self._registrar is not None:
-            await self._registrar.close()
-        self._stopped.set()
+        try:
+            await self._wind_down()
+        finally:
+            self._stopped.set()
 
     async def wait_stopped(self) -> None:
         """Return when a drain has ended."""
@@ -139,6 +130,22 @@ class AgentServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.drain()
+
+    async def _wind_down(self) -> None:
+        if self._monitor is not None:
+            self._monitor.cancel()
+        if self._registrar is not None:
+            await self._registrar.announce()
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(DRAIN_PAUSE if self._registrar is not None else 0)
+        if not await self._calls.finish(self._limits.drain_timeout):
+            log.warning(
+                "calls were cancelled because they took longer than the drain, %g s", self._limits.drain_timeout
+            )
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE)
+        if self._registrar is not None:
+            await self._registrar.close()
 
     def _advertised(self) -> str:
         if self._advertise:
@@ -173,7 +180,7 @@ def describe_agent(agent: Agent) -> AgentInfo:
 def bind(server: grpc.aio.Server, listen: str) -> str:
     """Bind `server` to `listen` and return the host:port that it got; raises ConfigError or WrongState with the fix."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ConfigError(f"cannot listen on {listen!r}: write host:port, like 127.0.0.1:50051, or port 0 for any")
     try:
         bound = server.add_insecure_port(listen)
