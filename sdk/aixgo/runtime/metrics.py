@@ -33,7 +33,9 @@ class CallMetrics:
         else:
             self.calls_failed += 1
         self._seconds += seconds
-        fraction, exponent = frexp(seconds)  # seconds == fraction * 2**exponent, fraction in [0.5, 1)
+        fraction, exponent = frexp(
+            max(seconds, 2.0**_SMALLEST)
+        )  # seconds == fraction * 2**exponent, fraction in [0.5, 1)
         bucket = (exponent - _SMALLEST) * _STEPS + int((fraction - 0.5) * 2 * _STEPS)
         self._buckets[min(max(bucket, 0), _BUCKETS - 1)] += 1
 

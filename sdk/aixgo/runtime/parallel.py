@@ -33,13 +33,13 @@ async def gather(
                 return Outcome(target, await invoke(target))
             except AixgoError as error:
                 return Outcome(target, error=error)
-            finally:
-                _reclaim(above, share)
 
+    tasks: list[asyncio.Task[Outcome]] = []
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(one(target, share)) for target, share in zip(targets, _shares(len(targets)), strict=True)
-        ]
+        for target, share in zip(targets, _shares(len(targets)), strict=True):
+            tasks.append(group.create_task(one(target, share)))
+            # Not in `one`: a task that is cancelled before it begins runs nothing of it.
+            tasks[-1].add_done_callback(lambda _, share=share: _reclaim(above, share))
     return Outcomes([task.result() for task in tasks])
 
 
