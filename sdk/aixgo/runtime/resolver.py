@@ -25,8 +25,10 @@ class Resolver:
     def connect(self, name: str, address: str) -> None:
         """Resolve `name` to `address`, whatever the control planes say. Raises ConfigError for what is no address."""
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(f"address {address!r} of agent {name!r} is not usable; write host:port, like localhost:50051")
+        if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+            raise ConfigError(
+                f"address {address!r} of agent {name!r} is not usable; write host:port, like localhost:50051"
+            )
         self._fixed[name] = (Instance(f"{name}@{address}", address, 0, (AgentInfo(name),)),)
         self.touch()
 
@@ -84,12 +86,14 @@ class Resolver:
         self._changed = asyncio.Event()
 
     async def changed(self, timeout: float) -> None:
-        """Return when something may have changed, or after `timeout` seconds."""
+        """Return when something may have changed, or after `timeout` seconds. Raises WrongState when closed."""
         waits = {asyncio.ensure_future(self._changed.wait())}
         if self._discovery is not None:
             waits.add(asyncio.ensure_future(self._discovery.changed(self._discovery.directory.version)))
         try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                wait.result()
         finally:
             for wait in waits:
                 wait.cancel()
