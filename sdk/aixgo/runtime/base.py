@@ -75,7 +75,9 @@ class BaseRuntime(ABC):
             raise InvalidInput(f"a {type(agent).__name__} is no Agent; subclass aixgo.Agent, or use @agent")
         check_name(agent.name)
         if agent.name in self._agents:
-            raise AlreadyRegistered(f"an agent named {agent.name!r} is registered already; unregister it, or rename one")
+            raise AlreadyRegistered(
+                f"an agent named {agent.name!r} is registered already; unregister it, or rename one"
+            )
         self._agents[agent.name] = agent
         self._mailboxes[agent.name] = Mailbox(agent.name, self._mailbox_size)
         try:
@@ -190,6 +192,9 @@ class BaseRuntime(ABC):
 
     async def send(self, target: str, message: Message | Payload) -> None:
         message = self._incoming(message)
+        above = ambient.current()
+        if above is not None and above.session_id and not message.session_id:
+            message = message.with_(session_id=above.session_id)
         if target in self._agents:
             self.deliver(target, Letter(message, ambient.current_path(), spans.inject()[0]))
         else:
@@ -298,9 +303,10 @@ class BaseRuntime(ABC):
     def _incoming(self, message: Message | Payload) -> Message:
         message = Message.of(message)
         payload = message.payload
-        if isinstance(payload, (str, bytes)) and len(payload) > self._max_message_bytes:
+        size = _size(payload)
+        if size > self._max_message_bytes:
             raise MessageTooLarge(
-                f"the payload has {len(payload)} bytes and {self._max_message_bytes} are allowed;"
+                f"the payload has {size} bytes and {self._max_message_bytes} are allowed;"
                 " send less, or raise max_message_bytes",
                 fields={"limit": self._max_message_bytes},
             )
@@ -329,3 +335,9 @@ class BaseRuntime(ABC):
             state.budget = Budget(options.max_tokens, usd, above=state.budget)
         return state, timed
 
+
+def _size(payload: Payload) -> int:
+    """The bytes of a text or of bytes; 0 for JSON, which is measured where it is encoded."""
+    if isinstance(payload, str):
+        return len(payload) if payload.isascii() else len(payload.encode(errors="replace"))
+    return len(payload) if isinstance(payload, bytes) else 0
