@@ -42,6 +42,9 @@ class Balancer:
             load = self._loads[instance_id] = Load()
         return load
 
+    def __contains__(self, instance_id: str) -> bool:
+        return instance_id in self._loads
+
     def pick(self, agent: str, instances: Sequence[Instance], tried: Container[str]) -> Instance | None:
         """An instance of `agent` for the next attempt, or None when each is unready, ejected or tried before."""
         if len(instances) == 1:
@@ -51,7 +54,7 @@ class Balancer:
         if len(usable) <= 1:
             return usable[0] if usable else None
         one, other = self._rng.sample(usable, 2)
-        return one if self.load(one.instance_id).in_flight <= self.load(other.instance_id).in_flight else other
+        return one if self._in_flight(one) <= self._in_flight(other) else other
 
     def succeeded(self, instance_id: str) -> None:
         """The instance answered; an error of an agent's is an answer too."""
@@ -75,6 +78,10 @@ class Balancer:
         """Drop the records of instances that are gone."""
         for instance_id in [i for i, load in self._loads.items() if i not in known and load.in_flight == 0]:
             del self._loads[instance_id]
+
+    def _in_flight(self, instance: Instance) -> int:
+        load = self._loads.get(instance.instance_id)
+        return 0 if load is None else load.in_flight
 
     def _usable(self, agent: str, instance: Instance, tried: Container[str]) -> bool:
         if instance.state is not InstanceState.READY or instance.instance_id in tried:

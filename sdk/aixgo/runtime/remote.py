@@ -78,9 +78,7 @@ class RemoteCalls:
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, granted)
                 with attempts.on(instance):
-                    response = await self.transport.execute(
-                        instance.address, request, timeout, headers, state.ledger
-                    )
+                    response = await self.transport.execute(instance.address, request, timeout, headers, state.ledger)
                     reply = decode_message(response.message)
                     state.ledger.record(reply.usage)
                     return finished_reply(reply, state)
@@ -144,6 +142,12 @@ class RemoteCalls:
             budget = self._retries[target] = RetryBudget()
         return budget
 
+    def load(self, instance: Instance) -> Load:
+        """The load of an instance; with the first call to a new one, those that are gone are forgotten."""
+        if instance.instance_id not in self.balancer:
+            self.balancer.forget(self.resolver.instance_ids())
+        return self.balancer.load(instance.instance_id)
+
     def failed(self, instance: Instance, *, refused: bool) -> None:
         """Note a transport failure; an instance that it ejects is probed until it is healthy again, or gone."""
         if self.balancer.failed(instance.instance_id, refused=refused) and instance.instance_id not in self._probes:
@@ -187,7 +191,7 @@ class Attempts:
     """
 
     __slots__ = (
-        "_avoid", "_budget", "_count", "_last", "_never", "_only_refused", "_options", "_remote", "_state", "_target",
+        "_avoid", "_count", "_last", "_never", "_only_refused", "_options", "_remote", "_state", "_target",
         "_until", "answered",
     )  # fmt: skip
 
@@ -204,14 +208,14 @@ class Attempts:
         self._last: AixgoError | None = None
         self._until = 0.0
         self._count = 0
-        self._budget = remote.retry_budget(target)
-        self._budget.paid()
         self.answered = False
 
     async def next(self) -> Instance:
         """The instance to try; raises the typed error when there is none in time."""
-        instance = self._pick(self._avoid | self._never if self._last is not None else self._never)
-        return instance if instance is not None else await self._wait()
+        instance = self._pick(self._avoid | self._never) or await self._wait()
+        if not self._count:
+            self._remote.retry_budget(self._target).paid()
+        return instance
 
     def timeout(self) -> float:
         """Seconds until the deadline; raises DeadlineExceeded when it has passed."""
@@ -222,7 +226,7 @@ class Attempts:
 
     def on(self, instance: Instance) -> _Attempt:
         """A context for one attempt: it counts the load, and swallows a failure after which another may follow."""
-        return _Attempt(self, instance, self._remote.balancer.load(instance.instance_id))
+        return _Attempt(self, instance, self._remote.load(instance))
 
     def ended(self, instance: Instance, error: BaseException | None) -> bool:
         """Judge the end of an attempt: True to go on, False to let `error` through; raises what the caller gets."""
@@ -240,7 +244,7 @@ class Attempts:
             self._state.ledger.record(failure.usage)
             if not isinstance(failure, DeadlineExceeded):
                 balancer.succeeded(instance.instance_id)
-        if not self._may_retry(instance, failure, broken) or not self._budget.spend():
+        if not self._may_retry(instance, failure, broken) or not self._remote.retry_budget(self._target).spend():
             raise typed(failure, self._state) from error.__cause__
         self._count += 1
         self._last = failure

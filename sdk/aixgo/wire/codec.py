@@ -7,7 +7,6 @@ statuses in `status.py`.
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Any, cast
 
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
@@ -251,5 +250,5 @@ def _encode_tool_call(event: ToolCall) -> pb.ToolCall:
 def _decode_tool_call(data: pb.ToolCall, path: tuple[str, ...]) -> ToolCall:
     arguments = from_json(data.arguments) if data.arguments else {}
     output = from_json(data.output) if data.output else None
-    fields = cast(dict[str, Any], arguments if isinstance(arguments, dict) else {})
+    fields = cast("dict[str, Any]", arguments if isinstance(arguments, dict) else {})
     return ToolCall(data.id, data.name, fields, output, data.error, data.done, path)

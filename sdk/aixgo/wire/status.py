@@ -5,7 +5,7 @@ The one place where gRPC's errors and ours meet. Above it lie servicers and tran
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -58,7 +58,7 @@ def to_status(error: AixgoError) -> Status:
     return status
 
 
-async def abort(context: grpc.aio.ServicerContext, error: AixgoError) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: AixgoError) -> NoReturn:
     """End the RPC with this error. It raises; nothing after it runs."""
     status = to_status(error)
     context.set_trailing_metadata(((DETAILS, status.SerializeToString()),))
@@ -93,7 +93,9 @@ def never_accepted(error: grpc.aio.AioRpcError) -> bool:
 
     gRPC has no field for that; the text is that of grpc-core's pick-first policy, and a test holds it.
     """
-    return error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect to all addresses" in (error.details() or "")
+    return error.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect to all addresses" in (
+        error.details() or ""
+    )
 
 
 def _unpack(data: bytes) -> AixgoError | None:
