@@ -1,6 +1,7 @@
 """The control plane's state: which instances there are, until when, and what has changed.
 
-Pure: no I/O, and the clock is passed in. `service.py` above puts it on gRPC and `prober.py` tells it who is healthy.
+Pure: no I/O, and the clock is passed in. Below it, `tombstones.py` remembers who is gone; above it, `service.py` puts
+it on gRPC and `prober.py` tells it who is healthy.
 
 How one instance lives here:
 
@@ -27,14 +28,14 @@ from aixgo.errors import LimitExceeded, Unavailable, WrongState
 from aixgo.runtime.instance import Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
 
+from aixgo_controlplane.tombstones import Tombstones
+
 DEFAULT_LEASE = 10.0
 """Seconds that a lease lasts when the instance does not ask for another length."""
 MIN_LEASE = 1.0
 """Seconds of the shortest lease."""
 MAX_LEASE = 300.0
 """Seconds of the longest lease."""
-TOMBSTONE_SECONDS = 2 * MAX_LEASE
-"""How long an instance that is gone is remembered: longer than any control plane can still hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,9 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tombstone:
-    removal: Removal
-    at: float
+class Change:
+    """One entry of the log: what an instance was, what it is, or how it went."""
 
-    def bars(self, seq: int) -> bool:
-        return seq < self.removal.seq or (seq == self.removal.seq and not self.removal.expired)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    version: int
     before: Instance | None
     after: Instance | None
     removal: Removal | None
@@ -106,8 +99,8 @@ class Registry:
         self._by_agent: dict[str, dict[str, Lease]] = {}
         self._heap: list[tuple[float, int, Lease]] = []
         self._ties = count()
-        self._tombstones: dict[str, _Tombstone] = {}
-        self._log: deque[_Change] = deque(maxlen=limits.log)
+        self._tombstones = Tombstones(limits.tombstones)
+        self._log: deque[Change] = deque(maxlen=limits.log)
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -154,8 +147,7 @@ class Registry:
                 f"deregistering seq {seq} of instance {instance_id}, which has announced {lease.announced.seq}",
                 fields={"seq": lease.announced.seq},
             )
-        known = self._tombstones.get(instance_id)
-        if lease is None and known is not None and known.bars(seq):
+        if lease is None and self._tombstones.barring(instance_id, seq) is not None:
             return False
         self._bury(Removal(instance_id, seq, expired=False), lease)
         return lease is not None
@@ -173,7 +165,7 @@ class Registry:
                 continue
             gone.append(lease.listed)
             self._bury(Removal(lease.announced.instance_id, lease.announced.seq, expired=True), lease)
-        self._forget_tombstones(now)
+        self._tombstones.forget(now)
         return gone
 
     def forgive(self, seconds: float) -> None:
@@ -200,20 +192,16 @@ class Registry:
         """All instances, in any state."""
         return tuple(lease.listed for lease in self._leases.values())
 
-    def lease(self, instance_id: str) -> Lease | None:
-        """The lease of an instance, to look at."""
-        return self._leases.get(instance_id)
-
     def watch(self, agents: Collection[str] = ()) -> Watch:
         """Everything now, then every change, of the instances that serve one of `agents` (empty: of all)."""
         return Watch(self, frozenset(agents))
 
     def snapshot(self) -> Update:
         """Everything now."""
-        buried = tuple(stone.removal for stone in self._tombstones.values() if not stone.removal.expired)
-        return Update(self.epoch, self.version, True, self.list(), buried, self._longest_lease)
+        gone = self._tombstones.deregistered()
+        return Update(self.epoch, self.version, True, self.list(), gone, self._longest_lease)
 
-    def changes_since(self, version: int) -> Iterator[_Change]:
+    def changes_since(self, version: int) -> Iterator[Change]:
         """The log after `version`. Raises LimitExceeded when it no longer reaches back so far."""
         behind = self.version - version
         if behind > len(self._log):
@@ -244,12 +232,11 @@ class Registry:
         return self._clock() - self._forgiven
 
     def _check_seq(self, instance: Instance, lease: Lease | None) -> None:
-        known = lease.announced.seq if lease is not None else 0
-        stone = self._tombstones.get(instance.instance_id)
-        if stone is not None and stone.bars(instance.seq):
-            known = stone.removal.seq
-        elif instance.seq >= known:
-            return
+        known = self._tombstones.barring(instance.instance_id, instance.seq)
+        if known is None:
+            if lease is None or instance.seq >= lease.announced.seq:
+                return
+            known = lease.announced.seq
         raise WrongState(
             f"seq {instance.seq} of instance {instance.instance_id} comes after seq {known}; announce a higher one",
             fields={"seq": known},
@@ -261,7 +248,7 @@ class Registry:
                 f"{self._limits.instances} instances are listed, and no more are taken; run another control plane",
                 fields={"limit": self._limits.instances},
             )
-        self._tombstones.pop(instance.instance_id, None)
+        self._tombstones.lift(instance.instance_id)
         lease = Lease(instance, instance, seconds, now + seconds)
         self._leases[instance.instance_id] = lease
         self._index(lease)
@@ -289,18 +276,8 @@ class Registry:
         if lease is not None:
             del self._leases[removal.instance_id]
             self._unindex(lease)
-        self._tombstones.pop(removal.instance_id, None)
-        self._tombstones[removal.instance_id] = _Tombstone(removal, self._now())
-        if len(self._tombstones) > self._limits.tombstones:
-            del self._tombstones[next(iter(self._tombstones))]
+        self._tombstones.bury(removal, self._now())
         self._publish(lease.listed if lease is not None else None, None, removal)
-
-    def _forget_tombstones(self, now: float) -> None:
-        while self._tombstones:
-            oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest].at + TOMBSTONE_SECONDS > now:
-                return
-            del self._tombstones[oldest]
 
     def _index(self, lease: Lease) -> None:
         for agent in lease.announced.agents:
@@ -319,7 +296,7 @@ class Registry:
 
     def _publish(self, before: Instance | None, after: Instance | None, removal: Removal | None) -> None:
         self.version += 1
-        self._log.append(_Change(self.version, before, after, removal))
+        self._log.append(Change(before, after, removal))
         self._wake()
 
     def _wake(self) -> None:
@@ -376,7 +353,7 @@ class Watch:
         changed = tuple(instance for instance in update.changed if self._sees(instance))
         return Update(update.epoch, update.version, True, changed, update.removed, update.lease)
 
-    def _fold(self, change: _Change, changed: dict[str, Instance], removed: dict[str, Removal]) -> None:
+    def _fold(self, change: Change, changed: dict[str, Instance], removed: dict[str, Removal]) -> None:
         after, removal = change.after, change.removal
         if after is not None and self._sees(after):
             removed.pop(after.instance_id, None)

@@ -5,7 +5,7 @@ Owns no state of instances: `registry.py` below does. It fills in the host of an
 """
 
 # The methods are named by the contract.
-# ruff: noqa: N802, ARG002
+# ruff: noqa: N802
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

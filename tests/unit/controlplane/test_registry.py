@@ -8,7 +8,8 @@ import pytest
 from aixgo.errors import LimitExceeded, Unavailable, WrongState
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal
-from aixgo_controlplane.registry import TOMBSTONE_SECONDS, Registry, RegistryLimits
+from aixgo_controlplane.registry import Registry, RegistryLimits
+from aixgo_controlplane.tombstones import TOMBSTONE_SECONDS
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule

@@ -14,9 +14,11 @@ from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.server.registrar import Registrar
 from aixgo.v1 import registry_pb2 as pb
-from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
+from aixgo.v1.registry_pb2_grpc import RegistryServiceStub, add_RegistryServiceServicer_to_server
 from aixgo.wire.instances import instance_to_proto
 from aixgo_controlplane.main import run_control_plane
+from aixgo_controlplane.registry import Registry
+from aixgo_controlplane.service import RegistryService
 
 
 class ControlPlane:
@@ -232,6 +234,31 @@ async def test_a_closed_registrar_may_be_opened_again(control_plane: ControlPlan
         await process.registrar.close()
         await process.registrar.open()
         assert await process.registrar.registered(5)
+
+
+async def test_a_control_plane_that_breaks_the_protocol_or_ends_the_watch_is_asked_again(caplog):
+    listed = instance_to_proto(Instance("a", "h:1", 1, (AgentInfo("echo"),)))
+    answers = iter(
+        [
+            [pb.WatchResponse(epoch="1", version=2)],
+            [pb.WatchResponse(epoch="1", version=2, snapshot=True)],
+            [pb.WatchResponse(epoch="1", version=3, snapshot=True, changed=[listed])],
+        ]
+    )
+
+    class Foreign(RegistryService):
+        async def Watch(self, request, context):  # noqa: N802  # named by the contract
+            for answer in next(answers, []):
+                yield answer
+
+    server = grpc.aio.server()
+    add_RegistryServiceServicer_to_server(Foreign(Registry("1", lambda: 0.0)), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with discovering(f"127.0.0.1:{port}") as discovery:
+        await shown(discovery, "a")
+    await server.stop(None)
+    assert "gave no snapshot" in caplog.text
 
 
 async def test_closing_with_no_control_plane_there_ends_soon():

@@ -1,0 +1,61 @@
+"""The memory of instances that are gone, so that nothing late brings them back.
+
+Pure, and bounded in time and number. `registry.py` above asks it before it lists an instance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aixgo.runtime.updates import Removal
+
+TOMBSTONE_SECONDS = 600.0
+"""How long an instance that is gone is remembered: twice the longest lease, so that nobody can still hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """How an instance went, and when, in seconds of the registry's clock."""
+
+    removal: Removal
+    at: float
+
+    def bars(self, seq: int) -> bool:
+        """Whether a registration under `seq` comes too late: an expiry lets its own `seq` back in."""
+        return seq < self.removal.seq or (seq == self.removal.seq and not self.removal.expired)
+
+
+class Tombstones:
+    """The last removal of each instance that is gone, oldest first; at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stones: dict[str, Tombstone] = {}
+
+    def barring(self, instance_id: str, seq: int) -> int | None:
+        """The `seq` that keeps this one from being listed; None when nothing does."""
+        stone = self._stones.get(instance_id)
+        return stone.removal.seq if stone is not None and stone.bars(seq) else None
+
+    def bury(self, removal: Removal, now: float) -> None:
+        """Remember a removal; the oldest one is forgotten when there are too many."""
+        self.lift(removal.instance_id)
+        self._stones[removal.instance_id] = Tombstone(removal, now)
+        if len(self._stones) > self._limit:
+            self.lift(next(iter(self._stones)))
+
+    def lift(self, instance_id: str) -> None:
+        """Forget about an instance: it is listed again."""
+        self._stones.pop(instance_id, None)
+
+    def forget(self, now: float) -> None:
+        """Forget what is older than TOMBSTONE_SECONDS."""
+        while self._stones:
+            oldest = next(iter(self._stones))
+            if self._stones[oldest].at + TOMBSTONE_SECONDS > now:
+                return
+            self.lift(oldest)
+
+    def deregistered(self) -> tuple[Removal, ...]:
+        """The removals that watchers must hear of: deregistrations, for an expiry is local to a control plane."""
+        return tuple(stone.removal for stone in self._stones.values() if not stone.removal.expired)
