@@ -1,7 +1,7 @@
 """Processes under test, and waiting for what they do: shared by `contract/` and `integration/`.
 
-Owns starting, killing and draining the processes of `contract/host.py`. Nothing here sleeps to pace a test: a process is
-ready when it says so, and conditions that nobody announces are looked at again until a bound.
+Owns starting, killing and draining the processes of `contract/host.py`. Nothing here sleeps to pace a test: a process
+is ready when it says so, and conditions that nobody announces are looked at again until a bound.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Process:
     """One process of `contract/host.py`. Leaving the `with` kills what still runs."""
 
     def __init__(self, *arguments: str) -> None:
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.contract.host", *arguments],
             cwd=ROOT,
@@ -127,7 +127,7 @@ def fleet(*places: Sequence[str]) -> Iterator[Fleet]:
 async def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
     """Return when `condition` holds; raises TimeoutError when it does not within `timeout` seconds."""
     async with asyncio.timeout(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # of processes and files nobody sets an event
             await asyncio.sleep(POLL)
 
 

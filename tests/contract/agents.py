@@ -1,8 +1,7 @@
 """The agents under test, the same in one process and in a fleet.
 
-Owns their behaviour and which process of the fleet each lives in (PLACES). Above: `host.py`, which serves some of them,
-and `conftest.py`, which registers all of them in a LocalRuntime. They show what they did through the journal of their
-process, which the agent `journal` reads out to tests: it answers when an entry is there, so that no test has to poll.
+Owns which there are (all_agents) and which process of the fleet each lives in (PLACES). Above: `host.py`, which serves
+some of them, and `conftest.py`, which registers all of them in a LocalRuntime. Below: `witnesses.py`, `streamers.py`.
 """
 
 from __future__ import annotations
@@ -10,80 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from aixgo import Agent, AgentSpec, Delta, Event, Message, Parallel, Result, Router, Sequential, agent
+from aixgo import Agent, AgentSpec, Message, Parallel, Router, Sequential, agent
 from aixgo import call as ambient
 from aixgo.agents.llm import LLMAgent
-from aixgo.errors import AixgoError, Code, InvalidInput
+
+from tests.contract.failures import OutOfStock
+from tests.contract.streamers import BreaksOff, GoesOn, NoEvent, NoResult, Streaming
+from tests.contract.witnesses import (
+    Collector,
+    Crashing,
+    Crowd,
+    Endless,
+    Journal,
+    JournalReader,
+    Slow,
+    Stubborn,
+    Waking,
+    Witness,
+)  # fmt: skip
 
 MAILBOX_SIZE = 16
 """Letters that wait for one agent, in every runtime of these tests."""
-
-
-class OutOfStock(AixgoError):
-    """An error of the agents' author, with fields of its own."""
-
-    code = Code.FAILED_PRECONDITION
-
-    def __init__(self, item: str, left: int) -> None:
-        super().__init__(f"only {left} of {item} left", fields={"item": item, "left": left})
-
-    @property
-    def item(self) -> str:
-        """What is out of stock."""
-        return self.fields["item"]
-
-
-class Journal:
-    """What the agents of one process have done, by key, in order."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, list[Any]] = {}
-        self._noted = asyncio.Event()
-
-    def note(self, key: str, entry: Any) -> None:
-        """Add an entry and wake who waits."""
-        self._entries.setdefault(key, []).append(entry)
-        self._noted.set()
-        self._noted = asyncio.Event()
-
-    def read(self, key: str) -> list[Any]:
-        """The entries of a key so far."""
-        return self._entries.get(key, [])
-
-    async def wait(self, key: str, count: int) -> list[Any]:
-        """The entries of a key, once there are `count`."""
-        while len(self.read(key)) < count:
-            await self._noted.wait()
-        return self.read(key)
-
-
-class Witness(Agent):
-    """An agent that writes into the journal of its process."""
-
-    def __init__(self, journal: Journal, name: str = "") -> None:
-        self.name = name or self.name
-        self.journal = journal
-
-    async def execute(self, message: Message) -> Message:
-        """Not what a reactive witness is for."""
-        raise InvalidInput(f"{self.name} answers no calls; send to it")
-
-
-class JournalReader(Witness):
-    """Answers with the entries of `key`, once there are `count`; with `note`, adds one instead."""
-
-    name = "journal"
-
-    async def execute(self, message: Message) -> Message:
-        body = cast("dict[str, Any]", message.payload)
-        if "note" in body:
-            self.journal.note(body["key"], body["note"])
-            return Message("noted")
-        return Message(list(await self.journal.wait(body["key"], body.get("count", 1))))
 
 
 @agent(idempotent=True)
@@ -196,6 +146,16 @@ class Fan(Agent):
         return Message([[o.target, o.message.payload if o.message else type(o.error).__name__] for o in outcomes])
 
 
+class FanThenObserve(Agent):
+    """Calls two at once, then one that says what is left of the budget."""
+
+    name = "fan-then-observe"
+
+    async def execute(self, message: Message) -> Message:
+        await self.runtime.call_parallel(["echo", "upper"], "x")
+        return await self.runtime.call("observer", "")
+
+
 class Circle(Agent):
     """Calls `other`, which calls it."""
 
@@ -204,158 +164,6 @@ class Circle(Agent):
 
     async def execute(self, message: Message) -> Message:
         return await self.runtime.call(self._other, message)
-
-
-class Slow(Witness):
-    """Works until it is cancelled; notes `started` and `cancelled` under the key in the text."""
-
-    name = "slow"
-
-    async def execute(self, message: Message) -> Message:
-        self.journal.note(message.text, "started")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.journal.note(message.text, "cancelled")
-        return message
-
-
-class Stubborn(Witness):
-    """Ignores its first cancellation, and goes on until `release` is noted under its key."""
-
-    name = "stubborn"
-
-    async def execute(self, message: Message) -> Message:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.journal.note(message.text, "ignored")
-            await self.journal.wait(f"release {message.text}", 1)
-        return message
-
-
-class Crowd(Witness):
-    """Notes how many of its calls run at once, and lets them go when `size` of them do."""
-
-    name = "crowd"
-
-    async def execute(self, message: Message) -> Message:
-        body = cast("dict[str, Any]", message.payload)
-        self.journal.note(body["key"], os.getpid())
-        await self.journal.wait(body["key"], body["size"])
-        return Message("together")
-
-
-class Streaming(Agent):
-    """Streams the words of the text, then a Result with all of it."""
-
-    name = "words"
-
-    async def execute(self, message: Message) -> Message:
-        return Message(message.text)
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        for word in message.text.split():
-            yield Delta(word)
-        yield Result(Message(message.text))
-
-
-class BreaksOff(Streaming):
-    """Streams the words, then raises."""
-
-    name = "breaks-off"
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        for word in message.text.split():
-            yield Delta(word)
-        raise OutOfStock("words", 0)
-
-
-class NoResult(Streaming):
-    """Streams the words and no Result."""
-
-    name = "no-result"
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        for word in message.text.split():
-            yield Delta(word)
-
-
-class NoEvent(Streaming):
-    """Streams what is no Event."""
-
-    name = "no-event"
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        yield Delta("first")
-        yield cast("Event", "second")
-
-
-class GoesOn(Streaming):
-    """Streams a Result, and does not stop."""
-
-    name = "goes-on"
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        yield Result(Message("first"))
-        yield Delta("too late")
-        yield Result(Message("second"))
-
-
-class Endless(Witness):
-    """Streams without end; notes `closed` under the key in the text when it is stopped."""
-
-    name = "endless"
-
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
-        try:
-            for number in range(10**9):
-                yield Delta(str(number))
-                await asyncio.sleep(0)
-        finally:
-            self.journal.note(message.text, "closed")
-
-
-class Collector(Witness):
-    """Notes each delivery under the message's session. A text `fail N` fails its first N attempts."""
-
-    name = "collector"
-
-    async def start(self) -> None:
-        async for delivery in self.runtime.recv():
-            try:
-                async with delivery as message:
-                    state = ambient.current()
-                    assert state is not None
-                    self.journal.note(
-                        message.session_id,
-                        {
-                            "payload": message.payload,
-                            "attempt": delivery.attempt,
-                            "sender": list(delivery.sender),
-                            "depth": state.depth,
-                            "path": list(state.path),
-                            "remaining": ambient.remaining(),
-                            "tokens": None if state.budget is None else state.budget.left()[0],
-                        },
-                    )
-                    if message.text.startswith("fail") and delivery.attempt <= int(message.text.split()[1]):
-                        raise ValueError("not yet")
-            except ValueError:
-                continue
-
-
-class Crashing(Witness):
-    """Its `start` dies of the first attempt of every delivery."""
-
-    name = "crashing"
-
-    async def start(self) -> None:
-        async for delivery in self.runtime.recv():
-            async with delivery as message:
-                self.journal.note(message.session_id, delivery.attempt)
-                if delivery.attempt == 1:
-                    raise ValueError("start dies")
 
 
 class Poster(Agent):
@@ -381,18 +189,6 @@ class Unready(Agent):
         return False
 
 
-class Waking(Witness):
-    """Is ready once `awake` is noted under its name."""
-
-    name = "waking"
-
-    async def execute(self, message: Message) -> Message:
-        return message
-
-    def ready(self) -> bool:
-        return bool(self.journal.read("waking"))
-
-
 class Mortal(Agent):
     """Appends its process to the file that the message names, and kills the process if it is the first to do so."""
 
@@ -400,12 +196,16 @@ class Mortal(Agent):
         self.name, self.idempotent = name, idempotent
 
     async def execute(self, message: Message) -> Message:
-        path = Path(message.text)
-        with path.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        if path.read_text().count("\n") == 1:
+        if append(Path(message.text)) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return Message("survived")
+
+
+def append(path: Path) -> int:
+    """Add this process to a file and return how many lines it has; at once, since the process may be about to die."""
+    with path.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return path.read_text().count("\n")
 
 
 def llm(name: str, model: str, *, outputs: Sequence[str] = ()) -> LLMAgent:
@@ -426,7 +226,7 @@ def all_agents(journal: Journal) -> list[Agent]:
         kind(journal) for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Collector, Crashing, Waking)
     ]
     streams: list[Agent] = [kind() for kind in (Streaming, BreaksOff, NoResult, NoEvent, GoesOn)]
-    routes: list[Agent] = [Via("via-one"), Via("via-two"), Via("via-three"), Fan(), Poster()]
+    routes: list[Agent] = [Via("via-one"), Via("via-two"), Via("via-three"), Fan(), FanThenObserve(), Poster()]
     circle: list[Agent] = [Circle("ping", "pong"), Circle("pong", "ping")]
     models: list[Agent] = [
         llm("writer", "test/echo"),
@@ -444,6 +244,7 @@ def orchestrators() -> list[Agent]:
     return [
         Sequential("pipeline", ["reverse", "upper"]),
         Sequential("broken-pipeline", ["reverse", "boom", "upper"]),
+        Sequential("paid-then-boom", ["writer", "boom"]),
         Sequential("drafts", ["writer", "shouter"]),
         Parallel("panel", ["upper", "reverse"]),
         Parallel("half-panel", ["upper", "boom"]),
@@ -459,7 +260,7 @@ def orchestrators() -> list[Agent]:
 
 PLACES: dict[str, tuple[str, ...]] = {
     "one": (
-        "via-one", "fan", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline", "drafts", "panel",
+        "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline", "paid-then-boom", "drafts", "panel",
         "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict", "nested", "streamed",
     ),
     "two": (

@@ -15,7 +15,8 @@ from aixgo import DistributedRuntime, LocalRuntime
 from aixgo.message import new_id
 from aixgo.runtime.base import BaseRuntime
 
-from tests.contract.agents import MAILBOX_SIZE, PLACES, Journal, all_agents
+from tests.contract.agents import MAILBOX_SIZE, PLACES, all_agents
+from tests.contract.witnesses import Journal
 from tests.support import Fleet, fleet
 
 BOUND = 20.0

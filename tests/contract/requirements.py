@@ -1,6 +1,6 @@
 """The promises that the conformance suite holds: one sentence each, and the tests that carry its id.
 
-`test_requirements.py` fails for a promise without a test, and for a test without a promise.
+`test_requirements.py` fails for a promise without a test, and for a test here without a promise.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ PROMISES: dict[str, str] = {
     # patterns
     "patterns.sequential": "Sequential hands each output on; an error names its step.",
     "patterns.parallel": "Parallel merges what succeeded, and fails only if none did.",
-    "patterns.router": "Router calls the agent of the category; the fallback where there is none, or little confidence.",
+    "patterns.router": "Router calls the agent of the category; the fallback where there is none.",
     "patterns.nested": "Patterns nest.",
     "patterns.metadata": "A pattern's reply says pattern, agents, tokens and cost.",
     # only processes

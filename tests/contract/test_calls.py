@@ -69,7 +69,7 @@ async def test_usage_that_a_caller_writes_is_removed(mesh: Mesh) -> None:
 
 @promise("call.unknown")
 async def test_an_unknown_agent_is_not_found_and_the_error_names_those_that_are(mesh: Mesh) -> None:
-    with pytest.raises(AgentNotFound, match="no agent named 'nobody'; known: .*boom") as caught:
+    with pytest.raises(AgentNotFound, match=r"no agent named 'nobody'; known: .*boom") as caught:
         await mesh.runtime.call("nobody", "x", timeout=BOUND)
     assert caught.value.fields["agent"] == "nobody"
     assert caught.value.agent_path == ("nobody",)

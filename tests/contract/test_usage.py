@@ -1,0 +1,125 @@
+"""Usage and budgets: what is spent is counted once, and nobody spends more than was granted."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from aixgo import CallOptions, Delta, Usage
+from aixgo.errors import BudgetExceeded
+
+from tests.contract.conftest import BOUND, Mesh
+from tests.contract.requirements import promise
+
+
+def tokens(prompt: int, completion: int, calls: int) -> tuple[int, int, int]:
+    return prompt, completion, calls
+
+
+def spent(usage: Usage) -> tuple[int, int, int]:
+    return tokens(usage.prompt_tokens, usage.completion_tokens, usage.llm_calls)
+
+
+@promise("usage.reply")
+async def test_a_reply_carries_what_its_model_spent(mesh: Mesh) -> None:
+    reply = await mesh.runtime.call("writer", "four words of text")
+    assert spent(reply.usage) == tokens(4, 4, 1)
+    assert not reply.usage.incomplete
+
+
+@promise("usage.reply")
+async def test_a_reply_sums_up_the_usage_of_all_calls_below(mesh: Mesh) -> None:
+    reply = await mesh.runtime.call("drafts", "four words of text")
+    assert spent(reply.usage) == tokens(8, 8, 2)
+
+
+@promise("usage.reply")
+async def test_usage_is_counted_once_however_many_agents_pass_it_on(mesh: Mesh) -> None:
+    route = {"route": ["via-two", "via-three", "drafts"], "message": "two words"}
+    reply = await mesh.runtime.call("via-one", route, timeout=BOUND)
+    assert spent(reply.usage) == tokens(4, 4, 2)
+
+
+@promise("usage.reply")
+async def test_parallel_usage_is_summed(mesh: Mesh) -> None:
+    reply = await mesh.runtime.call("paid-panel", "one two three")
+    assert spent(reply.usage) == tokens(6, 6, 2)
+
+
+@promise("usage.reply")
+async def test_an_agent_that_asks_no_model_costs_nothing(mesh: Mesh) -> None:
+    assert (await mesh.runtime.call("via-one", {"route": ["upper"], "message": "x"})).usage == Usage()
+
+
+@promise("usage.reply")
+async def test_a_model_of_unknown_price_has_no_cost_instead_of_a_cost_of_zero(mesh: Mesh) -> None:
+    usage = (await mesh.runtime.call("writer", "x")).usage
+    assert (usage.cost_usd, usage.unpriced_calls) == (None, 1)
+
+
+@promise("budget.refused")
+async def test_a_model_call_over_the_budget_is_refused_before_it_is_made(mesh: Mesh) -> None:
+    with pytest.raises(BudgetExceeded, match="tokens") as caught:
+        await mesh.runtime.call("writer", "x", options=CallOptions(max_tokens=5))
+    assert caught.value.usage.total_tokens == 0
+
+
+@promise("budget.refused", "stream.errors")
+async def test_a_streamed_model_call_over_the_budget_is_refused_too(mesh: Mesh) -> None:
+    seen = []
+    with pytest.raises(BudgetExceeded):
+        async with mesh.runtime.stream("writer", "x", options=CallOptions(max_tokens=5)) as events:
+            async for event in events:
+                seen.append(event)
+    assert not any(isinstance(event, Delta) for event in seen)
+
+
+@promise("budget.inherited", "budget.refused")
+async def test_a_budget_holds_the_agents_below_too(mesh: Mesh) -> None:
+    route = {"route": ["via-two", "writer"], "message": "x"}
+    with pytest.raises(BudgetExceeded) as caught:
+        await mesh.runtime.call("via-one", route, options=CallOptions(max_tokens=5))
+    assert caught.value.agent_path == ("via-one", "via-two", "writer")
+
+
+@promise("budget.inherited")
+async def test_the_second_step_gets_what_the_first_has_left(mesh: Mesh) -> None:
+    """The first step spends 60 of 100 tokens; the second's prompt and least completion need more than 40."""
+    text = "w " * 30
+    with pytest.raises(BudgetExceeded) as caught:
+        await mesh.runtime.call("drafts", text, options=CallOptions(max_tokens=100))
+    assert caught.value.agent_path == ("drafts", "shouter")
+    assert spent(caught.value.usage) == tokens(30, 30, 1)
+
+
+@promise("budget.inherited")
+async def test_a_budget_arrives_over_two_hops(mesh: Mesh) -> None:
+    reply = await mesh.runtime.call(
+        "via-one", {"route": ["via-two", "observer"]}, options=CallOptions(max_tokens=1_000)
+    )
+    assert seen(reply.payload)["tokens"] == 1_000
+
+
+@promise("budget.inherited")
+async def test_without_a_budget_there_is_no_limit(mesh: Mesh) -> None:
+    assert seen((await mesh.runtime.call("via-one", {"route": ["observer"]})).payload)["tokens"] is None
+
+
+@promise("budget.shares")
+async def test_parallel_members_get_equal_shares(mesh: Mesh) -> None:
+    body = {"targets": ["observer"] * 4}
+    reply = await mesh.runtime.call("fan", body, options=CallOptions(max_tokens=1_000))
+    assert [seen(payload)["tokens"] for _, payload in cast("list[Any]", reply.payload)] == [250] * 4
+
+
+@promise("budget.shares")
+async def test_what_parallel_members_leave_comes_back(mesh: Mesh) -> None:
+    """One at a time, both shares are given out at the beginning, and the unspent first one does not enlarge them."""
+    body = {"targets": ["fan-then-observe"]}
+    reply = await mesh.runtime.call("fan", body, options=CallOptions(max_tokens=1_000))
+    ((_, inner),) = cast("list[Any]", reply.payload)
+    assert seen(inner)["tokens"] == 1_000
+
+
+def seen(payload: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", payload)
