@@ -116,7 +116,10 @@ class EmbeddedClient:
         """Close the connections; the model itself goes with its last client."""
         if self._client is not None:
             await self._client.close()
+        # Freeing the model blocks, so the reference to it is dropped in a thread.
+        held = [self._served]
         self._client = self._served = None
+        await asyncio.to_thread(held.clear)
 
     async def _open(self) -> OpenAIClient:
         async with self._opening:

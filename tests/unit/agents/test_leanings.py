@@ -44,7 +44,9 @@ def test_a_token_that_begins_with_the_quote_is_understood():
     assert softmax(found) == pytest.approx({"billing": 0.75, "sales": 0.25})
 
 
-@pytest.mark.parametrize("completion", [Completion('{"category":"billing"}', "m"), Completion("", "m", tokens=tokens())])
+@pytest.mark.parametrize(
+    "completion", [Completion('{"category":"billing"}', "m"), Completion("", "m", tokens=tokens())]
+)
 def test_nothing_is_made_up(completion: Completion):
     assert leanings(completion, NAMES) is None
 

@@ -8,8 +8,6 @@ import sys
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
-
 from aixgo import errors
 from aixgo.agent import Agent, agent
 from aixgo.agents.aggregator import AggregatorAgent
@@ -21,6 +19,7 @@ from aixgo.events import Delta, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import CallOptions
 from aixgo.testing import Reply, ScriptedModel, running, scripted_models
+from pydantic import BaseModel
 
 TEAMS = {"billing": "money", "technical": "bugs"}
 
@@ -206,7 +205,11 @@ def test_concatenating_needs_no_model():
 @pytest.mark.parametrize(
     ("role", "more", "told"),
     [
-        ("llm", {"config": {"temprature": 1}}, "agents.llm.config: unknown key 'temprature'; did you mean 'temperature'"),
+        (
+            "llm",
+            {"config": {"temprature": 1}},
+            "agents.llm.config: unknown key 'temprature'; did you mean 'temperature'",
+        ),
         ("llm", {"config": {"temperature": 9}}, "agents.llm.config: temperature: "),
         ("llm", {"model": ()}, "agents.llm.model: no model is named"),
         ("llm", {"model": "gpt-4"}, "agents.llm.model: .*vendor/model"),

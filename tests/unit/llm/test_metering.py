@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-
 from aixgo import errors
 from aixgo.call import Budget, CallState, entered, root
 from aixgo.llm.contract import ChatMessage, CompletionRequest
@@ -98,9 +97,7 @@ async def test_a_stream_that_is_left_counts_what_came_and_is_marked_incomplete()
         async with aclosing(stream) as chunks:  # pyright: ignore[reportArgumentType]
             await anext(chunks)
             await anext(chunks)
-    assert state.ledger.usage == Usage(
-        estimate_prompt(asked()), 2, llm_calls=1, cost_usd=Decimal(0), incomplete=True
-    )
+    assert state.ledger.usage == Usage(estimate_prompt(asked()), 2, llm_calls=1, cost_usd=Decimal(0), incomplete=True)
 
 
 async def test_a_stream_that_breaks_counts_what_came():

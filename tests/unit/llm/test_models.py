@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VendorServer, answers, refuses
-
 from aixgo import errors
 from aixgo.llm.contract import ChatMessage, CompletionRequest
 from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.scripted import Reply, Scripted, ScriptedModel
 from aixgo.llm.weights import find_weights
+from vendor_server import VendorServer, answers, refuses
 
 ASKED = CompletionRequest((ChatMessage("user", "hello"),))
 
@@ -73,7 +72,7 @@ async def test_missing_weights_say_how_to_get_them(tmp_path: Path):
     pytest.importorskip("xllamacpp", reason="the embedded model's package is not installed")
     made = Models(ModelSettings(model_dir=tmp_path))
     assert find_weights(tmp_path) is None
-    with pytest.raises(errors.ConfigError, match="aixgo model pull.*OPENAI_API_KEY.*Ollama"):
+    with pytest.raises(errors.ConfigError, match=r"aixgo model pull.*OPENAI_API_KEY.*Ollama"):
         await made.chat(["local/smollm2-135m"]).complete(ASKED)
 
 
