@@ -46,13 +46,17 @@ class Agent(ABC):
         """Called by the runtime when the agent is registered, and with None when it is unregistered."""
         self._runtime = runtime
 
-    async def start(self) -> None:
+    def bound_to(self, runtime: Runtime) -> bool:
+        """Whether the agent is registered with `runtime`."""
+        return self._runtime is runtime
+
+    async def start(self) -> None:  # noqa: B027  # not every agent is reactive
         """Run reactively (`async for delivery in self.runtime.recv()`), until cancelled. The default does nothing.
 
         The runtime runs it in a task of its own and starts it again, after a growing pause, when it raises.
         """
 
-    async def stop(self) -> None:
+    async def stop(self) -> None:  # noqa: B027  # not every agent holds something
         """Release what the agent holds. Called once, after `start` has ended and no call is running."""
 
     @abstractmethod
@@ -100,9 +104,7 @@ class FunctionAgent(Agent):
 @overload
 def agent(function: Function, /) -> FunctionAgent: ...
 @overload
-def agent(
-    *, name: str = "", role: str = "custom", idempotent: bool = False
-) -> Callable[[Function], FunctionAgent]: ...
+def agent(*, name: str = "", role: str = "custom", idempotent: bool = False) -> Callable[[Function], FunctionAgent]: ...
 def agent(
     function: Function | None = None, /, *, name: str = "", role: str = "custom", idempotent: bool = False
 ) -> FunctionAgent | Callable[[Function], FunctionAgent]:

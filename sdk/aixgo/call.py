@@ -34,31 +34,33 @@ class Budget:
     `repay` takes back what that call left over.
     """
 
-    __slots__ = ("_above", "tokens", "usd")
+    __slots__ = ("above", "tokens", "usd")
 
     def __init__(self, tokens: int | None = None, usd: Decimal | None = None, above: Budget | None = None) -> None:
         self.tokens = tokens
         self.usd = usd
-        self._above = above
+        self.above = above
 
     def left(self) -> tuple[int | None, Decimal | None]:
         """Tokens and USD that may still be reserved, the budgets above considered."""
-        if self._above is None:
+        if self.above is None:
             return self.tokens, self.usd
-        tokens, usd = self._above.left()
+        tokens, usd = self.above.left()
         return _least(self.tokens, tokens), _least(self.usd, usd)
 
     def reserve(self, tokens: int, usd: Decimal | None = None) -> Budget:
-        """Take `tokens` and `usd` out until `repay`; raises BudgetExceeded, taking nothing, when so much is not left."""
+        """Take `tokens` and `usd` out until `repay`; raises BudgetExceeded, taking nothing, when less is left."""
         left_tokens, left_usd = self.left()
         if left_tokens is not None and tokens > left_tokens:
             raise BudgetExceeded(
-                f"{tokens} tokens are needed and {left_tokens} are left of the budget; raise max_tokens, or ask for less",
+                f"{tokens} tokens are needed and {left_tokens} are left of the budget;"
+                " raise max_tokens, or ask for less",
                 fields={"needed_tokens": tokens, "left_tokens": left_tokens},
             )
         if left_usd is not None and usd is not None and usd > left_usd:
             raise BudgetExceeded(
-                f"{usd} USD may be needed and {left_usd} USD are left of the budget; raise max_cost_usd, or ask for less",
+                f"{usd} USD may be needed and {left_usd} USD are left of the budget;"
+                " raise max_cost_usd, or ask for less",
                 fields={"needed_usd": str(usd), "left_usd": str(left_usd)},
             )
         self._take(tokens, usd or Decimal())
@@ -86,7 +88,7 @@ class Budget:
                 budget.tokens -= tokens
             if budget.usd is not None:
                 budget.usd -= usd
-            budget = budget._above
+            budget = budget.above
 
 
 @dataclass(slots=True)

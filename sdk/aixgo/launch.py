@@ -60,8 +60,8 @@ async def opened(
     `variables` are the environment (default: the process's and `.env`). The runtime is a DistributedRuntime when the
     deployment's mode is `distributed`, which also reaches agents of other processes. Raises ConfigError.
     """
-    from aixgo.config.build import build_agents  # noqa: PLC0415  # loads every pattern
-    from aixgo.config.settings import Settings, read_environment  # noqa: PLC0415  # see above
+    from aixgo.config.build import build_agents  # loads every pattern
+    from aixgo.config.settings import Settings, read_environment  # see above
 
     given = read_environment() if variables is None else variables
     models = make_models(config, given)
@@ -77,8 +77,8 @@ async def opened(
 
 def make_models(config: Config, variables: Mapping[str, str]) -> Models:
     """The models of one process: keys and addresses from `variables`, prices from the configuration."""
-    from aixgo.llm.models import Models, ModelSettings  # noqa: PLC0415  # only where models are used
-    from aixgo.llm.pricing import Price  # noqa: PLC0415  # see above
+    from aixgo.llm.models import Models, ModelSettings  # only where models are used
+    from aixgo.llm.pricing import Price  # see above
 
     prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
     return Models(ModelSettings.from_environment(variables), prices=prices)
@@ -86,8 +86,8 @@ def make_models(config: Config, variables: Mapping[str, str]) -> Models:
 
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
     """The runtime that the deployment asks for; the settings win over the file. It is not entered yet."""
-    from aixgo.runtime.distributed import DistributedRuntime  # noqa: PLC0415  # loads gRPC
-    from aixgo.runtime.local import LocalRuntime  # noqa: PLC0415  # see above
+    from aixgo.runtime.distributed import DistributedRuntime  # loads gRPC
+    from aixgo.runtime.local import LocalRuntime  # see above
 
     deployment = config.deployment
     if (settings.deployment_mode or deployment.mode) == "local":
@@ -103,7 +103,7 @@ def default_target(config: Config) -> str:
     """
     if config.orchestration is not None:
         return config.orchestration.name
-    from aixgo.config.members import called_names  # noqa: PLC0415  # only where needed
+    from aixgo.config.members import called_names  # only where needed
 
     called = {name for spec in config.orchestrations for name in called_names(spec)}
     roots = [spec.name for spec in config.orchestrations if spec.name not in called]
@@ -114,10 +114,10 @@ def default_target(config: Config) -> str:
 
 
 async def _called(target: Agent | Config | str | Path, content: Message | Payload, timeout: float | None) -> Message:
-    from aixgo.config.load import load  # noqa: PLC0415  # a run of one agent needs no configuration
-    from aixgo.config.schema import Config  # noqa: PLC0415  # see above
-    from aixgo.config.settings import read_environment  # noqa: PLC0415  # see above
-    from aixgo.runtime.local import LocalRuntime  # noqa: PLC0415  # see above
+    from aixgo.config.load import load  # a run of one agent needs no configuration
+    from aixgo.config.schema import Config  # see above
+    from aixgo.config.settings import read_environment  # see above
+    from aixgo.runtime.local import LocalRuntime  # see above
 
     if isinstance(target, Agent):
         runtime = LocalRuntime()

@@ -110,12 +110,12 @@ def to_json(value: Any) -> bytes:
 def from_json(data: bytes) -> JSON:
     """The JSON value of UTF-8 `data`; raises InvalidMessage, saying where it is broken."""
     try:
-        return cast(JSON, orjson.loads(data))
+        return cast("JSON", orjson.loads(data))
     except orjson.JSONDecodeError as error:
         raise InvalidMessage(f"not valid JSON: {error}") from error
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return dict(cast(Mapping[Any, Any], value))
+        return dict(cast("Mapping[Any, Any]", value))
     raise TypeError(f"a {type(value).__name__} is not JSON")

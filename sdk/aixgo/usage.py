@@ -65,10 +65,10 @@ NO_USAGE = Usage()
 class Ledger:
     """What one call has spent so far, the calls below it included."""
 
-    __slots__ = ("_above", "usage")
+    __slots__ = ("above", "usage")
 
     def __init__(self, above: Ledger | None = None) -> None:
-        self._above = above
+        self.above = above
         self.usage = NO_USAGE
 
     def record(self, usage: Usage) -> None:
@@ -78,4 +78,4 @@ class Ledger:
         ledger: Ledger | None = self
         while ledger is not None:
             ledger.usage += usage
-            ledger = ledger._above
+            ledger = ledger.above

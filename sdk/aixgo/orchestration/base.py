@@ -92,7 +92,7 @@ class Orchestrator(Agent):
                 continue
             if not member.name:
                 member.name = f"{self.name}/{index}"
-            if member._runtime is not runtime:
+            if not member.bound_to(runtime):
                 runtime.register(member)
 
     async def execute(self, message: Message) -> Message:
@@ -123,9 +123,7 @@ class Orchestrator(Agent):
             task.cancel()
             await asyncio.wait({task})
 
-    async def _stream_into(
-        self, waiting: asyncio.Queue[Event | Exception], message: Message, state: CallState
-    ) -> None:
+    async def _stream_into(self, waiting: asyncio.Queue[Event | Exception], message: Message, state: CallState) -> None:
         try:
             last: Event | Exception = Result(await self._orchestrate(message, state, waiting.put), state.path)
         except asyncio.CancelledError as error:
@@ -155,7 +153,7 @@ class Orchestrator(Agent):
                 if state.ledger.usage.cost_usd is not None:
                     span.set("cost.total_usd", float(state.ledger.usage.cost_usd))
         return reply.with_metadata(
-            **{"pattern": self.pattern, "agent_count": len(self.agents)}, **usage_metadata(state.ledger.usage)
+            pattern=self.pattern, agent_count=len(self.agents), **usage_metadata(state.ledger.usage)
         )
 
     async def _within_timeout(self, message: Message, state: CallState, calls: MemberCalls) -> Message:

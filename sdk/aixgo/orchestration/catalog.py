@@ -32,7 +32,7 @@ class SequentialConfig(_Config):
 
 
 class ParallelConfig(_Config):
-    """`config:` of a parallel orchestration. `aggregator` is an agent, or `merge` for the JSON object of all results."""
+    """`config:` of a parallel orchestration. `aggregator` is an agent, or `merge`: the JSON object of all results."""
 
     aggregator: str | Agent = "merge"
     concurrency: int | None = Field(default=None, ge=1)
@@ -47,9 +47,7 @@ class RouterConfig(_Config):
     threshold: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
-def build(
-    pattern: str, name: str, agents: Sequence[Member], config: Mapping[str, Any], limits: Limits
-) -> Orchestrator:
+def build(pattern: str, name: str, agents: Sequence[Member], config: Mapping[str, Any], limits: Limits) -> Orchestrator:
     """An orchestrator from its description; raises ConfigError naming the key and the fix."""
     if pattern not in _BUILDERS:
         raise ConfigError(_unknown(pattern))
@@ -77,9 +75,7 @@ def _router(name: str, agents: Sequence[Member], config: Mapping[str, Any], limi
             f"agents of router {name!r} that no route, classifier or fallback names: {', '.join(map(str, unused))};"
             " a router needs no `agents`, its members stand in `config`"
         )
-    return Router(
-        name, read.classifier, read.routes, fallback=read.fallback, threshold=read.threshold, limits=limits
-    )
+    return Router(name, read.classifier, read.routes, fallback=read.fallback, threshold=read.threshold, limits=limits)
 
 
 _BUILDERS: Mapping[str, Callable[[str, Sequence[Member], Mapping[str, Any], Limits], Orchestrator]] = {
@@ -105,7 +101,7 @@ def _read(cls: type[ConfigT], name: str, config: Mapping[str, Any]) -> ConfigT:
 
 
 def _problem(cls: type[_Config], error: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, cast(tuple[Any, ...], error["loc"])))
+    where = ".".join(map(str, cast("tuple[Any, ...]", error["loc"])))
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where, cls.model_fields, 1)
         return f"config.{where} is not known" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -18,7 +18,8 @@ class Parallel(Orchestrator):
 
     Without an aggregator the payload is a JSON object, member -> payload (bytes as base64). With one, the aggregator is
     called with that payload and with `parallel_results` in the metadata: member -> {payload, metadata}. `concurrency`
-    bounds how many run at once. Metadata: `agent_count`, `parallel_errors` (member -> {class, message}) when some failed.
+    bounds how many run at once. Metadata: `agent_count`, and when some failed
+    `parallel_errors`, member -> {class, message}.
     """
 
     pattern: ClassVar[str] = "parallel"

@@ -16,8 +16,8 @@ class Router(Orchestrator):
 
     The classifier's reply has the category in its metadata (`category`, and `confidence` from 0 to 1 if it knows), as
     the ready classifier's does; else its text is the category. `fallback` answers what has no route, and what
-    the classifier is less sure of than `threshold`; without one that raises NoRoute. The reply is the chosen agent's, with the
-    metadata `routed_to`, `category`, `confidence`.
+    the classifier is less sure of than `threshold`; without one that raises NoRoute. The reply is the chosen agent's,
+    with the metadata `routed_to`, `category`, `confidence`.
     """
 
     pattern: ClassVar[str] = "router"

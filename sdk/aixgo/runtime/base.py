@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from decimal import Decimal
@@ -178,7 +178,7 @@ class BaseRuntime(ABC):
         state, timed = self._open(target, message, timeout, options)
         started = perf_counter()
 
-        def source() -> AsyncIterator[Event]:
+        def source() -> AsyncGenerator[Event]:
             agent = self._agents.get(target)
             if agent is None:
                 return self._stream_elsewhere(target, message, state, options)
@@ -264,6 +264,12 @@ class BaseRuntime(ABC):
     # what subclasses say
 
     @abstractmethod
+    async def connect(self, name: str, address: str) -> None: ...
+
+    @abstractmethod
+    async def disconnect(self, name: str) -> None: ...
+
+    @abstractmethod
     async def _call_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
     ) -> Message: ...
@@ -271,7 +277,7 @@ class BaseRuntime(ABC):
     @abstractmethod
     def _stream_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
-    ) -> AsyncIterator[Event]: ...
+    ) -> AsyncGenerator[Event]: ...
 
     @abstractmethod
     async def _send_elsewhere(self, target: str, message: Message) -> None: ...
@@ -282,10 +288,10 @@ class BaseRuntime(ABC):
     @abstractmethod
     def _names_elsewhere(self) -> Sequence[str]: ...
 
-    async def _opened(self) -> None:
+    async def _opened(self) -> None:  # noqa: B027  # optional
         """Called when the runtime is entered, before reactive agents start."""
 
-    async def _closed(self) -> None:
+    async def _closed(self) -> None:  # noqa: B027  # optional
         """Called when the runtime is left, after all agents have stopped."""
 
     def _family(self, name: str) -> list[str]:

@@ -170,7 +170,7 @@ class Runtime(Protocol):
     """
 
     def register(self, agent: Agent) -> None:
-        """Make an agent callable under its name, and bind it to this runtime. Raises AlreadyRegistered, InvalidInput."""
+        """Make an agent callable under its name and bind it to this. Raises AlreadyRegistered, InvalidInput."""
         ...
 
     async def unregister(self, name: str) -> None:

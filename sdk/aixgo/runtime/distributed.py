@@ -7,7 +7,7 @@ not listen: AgentServer does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
@@ -69,7 +69,7 @@ class DistributedRuntime(BaseRuntime):
 
     def _stream_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         self._must_be_entered(state)
         return self._remote.stream(target, message, state, options)
 
@@ -134,7 +134,7 @@ class RemoteAgent(Agent):
     async def execute(self, message: Message) -> Message:
         return await self.runtime.call(self.name, message)
 
-    async def stream(self, message: Message) -> AsyncIterator[Event]:
+    async def stream(self, message: Message) -> AsyncGenerator[Event]:
         async with self.runtime.stream(self.name, message) as events:
             async for event in events:
                 yield event

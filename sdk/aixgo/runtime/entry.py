@@ -80,7 +80,9 @@ async def agent_events(
                 yield Result(finished_reply(event.message, state), state.path)
                 return
             yield _with_path(event, state)
-        raise StreamBroken(f"the stream of agent {state.path[-1]!r} ended without a Result; yield one last")
+        raise StreamBroken(  # noqa: TRY301  # typed below, like what the agent raises
+            f"the stream of agent {state.path[-1]!r} ended without a Result; yield one last"
+        )
     except asyncio.CancelledError as error:
         if cancelled_from_outside():
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from aixgo.agent import Agent
 from aixgo.call import CallState
@@ -32,7 +32,7 @@ class LocalRuntime(BaseRuntime):
 
     async def _stream_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         raise typed(self._unknown(target), state)
         yield
 

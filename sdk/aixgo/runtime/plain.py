@@ -1,12 +1,13 @@
 """The plain transport: one RPC for each call, over pooled channels. Every instance serves it.
 
-Owns the client's side of AgentService. It maps and tells what went wrong; whether to try again is `remote.py`'s business.
+Owns the client's side of AgentService. It maps, and tells what went wrong; whether to try again is for `remote.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -112,7 +113,7 @@ class PlainTransport:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         pooled = self._channels.borrow(address)
-        stub = health_pb2_grpc.HealthStub(pooled.channel)
+        stub: Any = health_pb2_grpc.HealthStub(pooled.channel)  # its type stubs do not know its methods
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT)
         except grpc.aio.AioRpcError as error:

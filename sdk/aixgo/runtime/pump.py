@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -31,7 +31,7 @@ class PumpedStream:
 
     def __init__(
         self,
-        source: Callable[[], AsyncIterator[Event]],
+        source: Callable[[], AsyncGenerator[Event]],
         state: CallState,
         *,
         timed: bool,
@@ -102,7 +102,7 @@ class PumpedStream:
             self._finish(failure)
 
     async def _forward(self) -> None:
-        async with aclosing(self._source()) as events:  # pyright: ignore[reportArgumentType]  # always a generator
+        async with aclosing(self._source()) as events:
             async for event in events:
                 while len(self._events) >= BUFFER:
                     self._changed.clear()

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
 
@@ -87,7 +87,7 @@ class RemoteCalls:
 
     async def stream(
         self, target: str, message: Message, state: CallState, options: CallOptions
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """The events of one call; another instance is tried only as long as none has come."""
         attempts = Attempts(self, target, state, options)
         request = agent_pb2.ExecuteStreamRequest(agent=target, message=encode_message(message))

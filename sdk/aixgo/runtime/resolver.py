@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from aixgo.errors import AgentNotFound, ConfigError
 from aixgo.runtime.discovery import Discovery
@@ -87,7 +88,7 @@ class Resolver:
 
     async def changed(self, timeout: float) -> None:
         """Return when something may have changed, or after `timeout` seconds. Raises WrongState when closed."""
-        waits = {asyncio.ensure_future(self._changed.wait())}
+        waits: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._changed.wait())}
         if self._discovery is not None:
             waits.add(asyncio.ensure_future(self._discovery.changed(self._discovery.directory.version)))
         try:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc.aio
 
@@ -109,12 +109,13 @@ class AgentServer:
         from grpc_health.v1 import health, health_pb2, health_pb2_grpc
         from grpc_reflection.v1alpha import reflection
 
-        self._health = health.aio.HealthServicer()
+        untyped: Any = health  # its type stubs know nothing of the asyncio servicer
+        self._health: Any = untyped.aio.HealthServicer()
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         server = grpc.aio.server(options=_server_options(self._limits))
         add_AgentServiceServicer_to_server(AgentServicer(self._runtime, self._calls, self.describe), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # pyright: ignore[reportUnknownMemberType]
         services = (agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name, health.SERVICE_NAME)
         reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         self.address = bind(server, self._listen)

@@ -6,9 +6,9 @@ Below it lies `calls.py`; above it `server.py`, which listens.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import grpc.aio
 
@@ -129,7 +129,7 @@ def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Cont
 
 def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
     """Seconds until the caller's deadline: the nearer of the context's and the RPC's."""
-    remaining = context.time_remaining()
+    remaining = cast("float | None", context.time_remaining())  # None when the RPC has no deadline
     said = inherited.timeout_ms / 1000 if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
     return said if remaining is None else min(remaining, said)
 
@@ -139,7 +139,7 @@ def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str
         return NO_TRACE
     if inherited.traceparent:
         return inherited.traceparent, inherited.tracestate, inherited.baggage
-    metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+    metadata: Any = context.invocation_metadata() or ()
     headers = {key: value for key, value in metadata if isinstance(value, str)}
     return headers.get("traceparent", ""), headers.get("tracestate", ""), headers.get("baggage", "")
 

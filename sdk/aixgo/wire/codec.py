@@ -250,5 +250,6 @@ def _encode_tool_call(event: ToolCall) -> pb.ToolCall:
 def _decode_tool_call(data: pb.ToolCall, path: tuple[str, ...]) -> ToolCall:
     arguments = from_json(data.arguments) if data.arguments else {}
     output = from_json(data.output) if data.output else None
-    fields = cast("dict[str, Any]", arguments if isinstance(arguments, dict) else {})
-    return ToolCall(data.id, data.name, fields, output, data.error, data.done, path)
+    return ToolCall(
+        data.id, data.name, arguments if isinstance(arguments, dict) else {}, output, data.error, data.done, path
+    )
