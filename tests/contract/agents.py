@@ -10,12 +10,15 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 from aixgo import Agent, AgentSpec, Message, Parallel, Router, Sequential, agent
 from aixgo import call as ambient
 from aixgo.agents.llm import LLMAgent
+from aixgo.llm.models import Models, ModelSettings
+from aixgo.llm.pricing import Price
 
 from tests.contract.failures import OutOfStock
 from tests.contract.streamers import BreaksOff, GoesOn, NoEvent, NoResult, Streaming
@@ -34,6 +37,8 @@ from tests.contract.witnesses import (
 
 MAILBOX_SIZE = 16
 """Letters that wait for one agent, in every runtime of these tests."""
+PRICE = Price(Decimal("0.001"), Decimal("0.002"))
+"""What the model of `writer` costs, in USD per 1,000 tokens; the others are free."""
 
 
 @agent(idempotent=True)
@@ -209,9 +214,10 @@ def append(path: Path) -> int:
 
 
 def llm(name: str, model: str, *, outputs: Sequence[str] = ()) -> LLMAgent:
-    """An LLM agent with a scripted model; with `outputs` it runs reactively."""
+    """An LLM agent with a scripted model; with `outputs` it runs reactively. `test/echo` has a price."""
     targets = [{"target": target} for target in outputs]
-    return LLMAgent(AgentSpec.model_validate({"name": name, "role": "llm", "model": model, "outputs": targets}))
+    spec = AgentSpec.model_validate({"name": name, "role": "llm", "model": model, "outputs": targets})
+    return LLMAgent(spec, models=Models(ModelSettings(), prices={"test/echo": PRICE}))
 
 
 def all_agents(journal: Journal) -> list[Agent]:
@@ -260,8 +266,9 @@ def orchestrators() -> list[Agent]:
 
 PLACES: dict[str, tuple[str, ...]] = {
     "one": (
-        "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline", "paid-then-boom", "drafts", "panel",
-        "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict", "nested", "streamed",
+        "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline",
+        "paid-then-boom", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict",
+        "nested", "streamed",
     ),
     "two": (
         "via-two", "journal", "slow", "stubborn", "crowd", "endless", "collector", "crashing", "waking", "hoarder",

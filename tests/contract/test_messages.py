@@ -12,6 +12,7 @@ from aixgo.errors import AgentNotFound, InvalidInput, MailboxFull, MessageTooLar
 from tests.contract.agents import MAILBOX_SIZE
 from tests.contract.conftest import BOUND, Mesh
 from tests.contract.requirements import promise
+from tests.support import eventually
 
 
 class Inbox(Agent):
@@ -122,14 +123,19 @@ async def test_the_messages_of_an_agent_of_this_process_can_be_received_by_its_n
 @promise("messages.recv")
 async def test_receiving_ends_when_the_agent_is_unregistered(mesh: Mesh) -> None:
     mesh.runtime.register(Inbox())
+    await mesh.runtime.send("inbox", "first")
+    received: list[str] = []
 
-    async def receive() -> list[str]:
-        return [delivery.message.text async for delivery in mesh.runtime.recv("inbox")]
+    async def receive() -> None:
+        async for delivery in mesh.runtime.recv("inbox"):
+            async with delivery as message:
+                received.append(message.text)
 
     receiving = asyncio.create_task(receive())
-    await mesh.runtime.send("inbox", "last")
+    await eventually(lambda: received == ["first"])
     await mesh.runtime.unregister("inbox")
-    assert await asyncio.wait_for(receiving, BOUND) == ["last"]
+    await asyncio.wait_for(receiving, BOUND)
+    assert received == ["first"]
 
 
 @promise("messages.recv")

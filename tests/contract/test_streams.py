@@ -25,7 +25,7 @@ async def until_error(mesh: Mesh, target: str, message: Payload, error: type[Aix
     """The events of a call that fails, and its error."""
     seen: list[Event] = []
     async with mesh.runtime.stream(target, message, timeout=BOUND) as events:
-        with pytest.raises(error) as caught:
+        with pytest.raises(error) as caught:  # noqa: PT012  # the loop is what raises
             async for event in events:
                 seen.append(event)
         with pytest.raises(error):
@@ -113,7 +113,7 @@ async def test_leaving_a_stream_early_stops_the_agent(mesh: Mesh) -> None:
 
 @promise("stream.leave")
 async def test_a_reader_that_fails_stops_the_agent_and_keeps_its_own_error(mesh: Mesh) -> None:
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  # the block is what is tested
         async with mesh.runtime.stream("endless", mesh.key, timeout=BOUND) as events:
             async for _ in events:
                 raise ZeroDivisionError
