@@ -101,6 +101,8 @@ class CallState:
     session_id: str
     ledger: Ledger
     budget: Budget | None = None
+    instance_id: str = ""
+    """The instance that the call went to, once it is known; empty for one in this process."""
 
     def child(self, name: str) -> CallState:
         """The state of a call to `name` made from here: same deadline, session and budget, one level deeper."""

@@ -44,11 +44,15 @@ class MemberStarted:
 
 @dataclass(frozen=True, slots=True)
 class MemberFinished:
-    """A member ended with a message, or with an error; `path` ends with the member."""
+    """A member ended with a message, or with an error; `path` ends with the member.
+
+    `instance_id` says which instance answered; it is empty for a member in its orchestrator's own process.
+    """
 
     message: Message | None = None
     error: AixgoError | None = None
     path: tuple[str, ...] = ()
+    instance_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

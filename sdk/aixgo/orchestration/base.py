@@ -241,18 +241,18 @@ class MemberCalls:
         path = (*self._state.path, name)
         await self._sink(MemberStarted(path))
         try:
-            reply = await self._forward(name, message, self._sink)
+            reply, instance_id = await self._forward(name, message, self._sink)
         except AixgoError as error:
             await self._sink(MemberFinished(error=error, path=path))
             raise
-        await self._sink(MemberFinished(reply, path=path))
+        await self._sink(MemberFinished(reply, path=path, instance_id=instance_id))
         return reply
 
-    async def _forward(self, name: str, message: Message, sink: Sink) -> Message:
+    async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
         async with self._runtime.stream(name, message) as events:
             async for event in events:
                 if isinstance(event, Result):
-                    return event.message
+                    return event.message, events.instance_id
                 await sink(event)
         raise AssertionError("a stream ends with a Result or raises")
 

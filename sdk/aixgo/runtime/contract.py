@@ -161,6 +161,11 @@ class EventStream(Protocol):
         """The reply, once its Result has come."""
         ...
 
+    @property
+    def instance_id(self) -> str:
+        """The instance that the call went to, once it is known; empty for an agent of this process."""
+        ...
+
 
 @runtime_checkable
 class Runtime(Protocol):

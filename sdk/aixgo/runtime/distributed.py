@@ -19,7 +19,7 @@ from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.entry import typed
-from aixgo.runtime.instance import AgentInfo
+from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
 from aixgo.runtime.resolver import Resolver
@@ -62,6 +62,10 @@ class DistributedRuntime(BaseRuntime):
 
     async def disconnect(self, name: str) -> None:
         await self._channels.drop(self._resolver.disconnect(name))
+
+    def instances(self) -> Sequence[Instance]:
+        """The instances of other processes that are known now, ready or not."""
+        return self._resolver.all()
 
     async def _call_elsewhere(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
         self._must_be_entered(state)

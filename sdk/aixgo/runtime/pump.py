@@ -50,6 +50,11 @@ class PumpedStream:
         self._late = False
         self.result: Message | None = None
 
+    @property
+    def instance_id(self) -> str:
+        """The instance that the call went to, once it is known."""
+        return self._state.instance_id
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._pump(), name=f"stream {'/'.join(self._state.path)}")

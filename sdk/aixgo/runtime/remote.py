@@ -102,6 +102,7 @@ class RemoteCalls:
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
                         async for event in events:
                             attempts.answered = True
+                            state.instance_id = instance.instance_id
                             if isinstance(event, Result):
                                 state.ledger.record(event.message.usage)
                                 yield Result(finished_reply(event.message, state), event.path)

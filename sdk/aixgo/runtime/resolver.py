@@ -72,10 +72,12 @@ class Resolver:
 
     def instance_ids(self) -> set[str]:
         """The ids of all instances that are known now."""
-        ids = {instance.instance_id for fixed in self._fixed.values() for instance in fixed}
-        if self._discovery is not None:
-            ids |= {instance.instance_id for instance in self._discovery.directory.all()}
-        return ids
+        return {instance.instance_id for instance in self.all()}
+
+    def all(self) -> Sequence[Instance]:
+        """All instances that are known now, ready or not."""
+        heard = self._discovery.directory.all() if self._discovery is not None else ()
+        return [*(instance for fixed in self._fixed.values() for instance in fixed), *heard]
 
     async def first_snapshot(self, timeout: float) -> bool:
         """Wait until some control plane has said what there is; False when none did within `timeout` seconds."""

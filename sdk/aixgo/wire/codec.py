@@ -187,10 +187,8 @@ def encode_event(event: Event) -> pb.Event:
         out.tool_call.CopyFrom(_encode_tool_call(event))
     elif isinstance(event, MemberStarted):
         out.member_started.SetInParent()
-    elif event.error is not None:
-        out.member_finished.error.CopyFrom(encode_error(event.error))
     else:
-        out.member_finished.message.CopyFrom(encode_message(event.message or Message()))
+        out.member_finished.CopyFrom(_encode_member_finished(event))
     return out
 
 
@@ -207,10 +205,7 @@ def decode_event(data: pb.Event) -> Event:
     if kind == "member_started":
         return MemberStarted(path)
     if kind == "member_finished":
-        finished = data.member_finished
-        if finished.WhichOneof("outcome") == "error":
-            return MemberFinished(error=decode_error(finished.error), path=path)
-        return MemberFinished(decode_message(finished.message), path=path)
+        return _decode_member_finished(data.member_finished, path)
     raise InternalError("an event of a kind that this version of aixgo does not know; update the caller")
 
 
@@ -234,6 +229,18 @@ def _short(path: tuple[str, ...]) -> tuple[str, ...]:
     if sum(len(name.encode(errors="replace")) for name in path) <= MAX_ERROR_PATH:
         return path
     return (cut(path[0], MAX_ERROR_PATH // 4), "…", cut(path[-1], MAX_ERROR_PATH // 4))
+
+
+def _encode_member_finished(event: MemberFinished) -> pb.MemberFinished:
+    if event.error is not None:
+        return pb.MemberFinished(error=encode_error(event.error), instance_id=event.instance_id)
+    return pb.MemberFinished(message=encode_message(event.message or Message()), instance_id=event.instance_id)
+
+
+def _decode_member_finished(data: pb.MemberFinished, path: tuple[str, ...]) -> MemberFinished:
+    if data.WhichOneof("outcome") == "error":
+        return MemberFinished(error=decode_error(data.error), path=path, instance_id=data.instance_id)
+    return MemberFinished(decode_message(data.message), path=path, instance_id=data.instance_id)
 
 
 def _encode_tool_call(event: ToolCall) -> pb.ToolCall:
