@@ -28,11 +28,18 @@ MAX_USD = 10**12
 
 
 def encode_message(message: Message) -> pb.Message:
-    """A message for the wire; raises InvalidMessage when payload or metadata hold what is not JSON."""
+    """A message for the wire; raises InvalidMessage for what is neither JSON nor Unicode text."""
+    try:
+        return _encode_message(message)
+    except UnicodeEncodeError as error:
+        raise _no_text(error) from error
+
+
+def _encode_message(message: Message) -> pb.Message:
     out = pb.Message(id=message.id, session_id=message.session_id)
     payload = message.payload
     if isinstance(payload, str):
-        out.text = _text(payload)
+        out.text = payload
     elif isinstance(payload, bytes):
         out.data = payload
     else:
@@ -72,7 +79,7 @@ def encode_usage(usage: Usage) -> pb.Usage:
 
 
 def decode_usage(data: pb.Usage) -> Usage:
-    """Usage from the wire; NO_USAGE itself when it is empty."""
+    """Usage from the wire; NO_USAGE itself when it is empty. Raises InvalidMessage for what is below nothing."""
     usage = Usage(
         data.prompt_tokens,
         data.completion_tokens,
@@ -83,7 +90,11 @@ def decode_usage(data: pb.Usage) -> Usage:
         data.unpriced_calls,
         data.incomplete,
     )
-    return NO_USAGE if usage == NO_USAGE else usage
+    if usage == NO_USAGE:
+        return NO_USAGE
+    if min(usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, usage.unpriced_calls) < 0:
+        raise InvalidMessage("usage has numbers below 0; send what was spent")
+    return usage
 
 
 def decode_usd(text: str) -> Decimal | None:
@@ -170,14 +181,21 @@ def decode_error(data: pb.Error) -> AixgoError:
         data.retry_after_ms / 1000 if data.retry_after_ms else None,
         fields if isinstance(fields, dict) else {},
         tuple(data.agent_path),
-        decode_usage(data.usage) if data.HasField("usage") else NO_USAGE,
+        _error_usage(data),
     )
     error.accepted = not data.not_accepted
     return error
 
 
 def encode_event(event: Event) -> pb.Event:
-    """An event for the wire."""
+    """An event for the wire; raises InvalidMessage for what is neither JSON nor Unicode text."""
+    try:
+        return _encode_event(event)
+    except UnicodeEncodeError as error:
+        raise _no_text(error) from error
+
+
+def _encode_event(event: Event) -> pb.Event:
     out = pb.Event(agent_path=event.path)
     if isinstance(event, Delta):
         out.delta.text = event.text
@@ -217,12 +235,16 @@ def cut(text: str, limit: int) -> str:
     return encoded[: limit - 3].decode(errors="ignore") + "…"
 
 
-def _text(text: str) -> str:
+def _error_usage(data: pb.Error) -> Usage:
+    """What a failed call spent. A number that cannot be read must not hide the error that it came with."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidMessage(f"the payload is no Unicode text: {error}; send bytes instead") from error
-    return text
+        return decode_usage(data.usage) if data.HasField("usage") else NO_USAGE
+    except InvalidMessage:
+        return Usage(incomplete=True)
+
+
+def _no_text(error: UnicodeEncodeError) -> InvalidMessage:
+    return InvalidMessage(f"not Unicode text: {error.reason} at {error.start}; send bytes instead")
 
 
 def _short(path: tuple[str, ...]) -> tuple[str, ...]:

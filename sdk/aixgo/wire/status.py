@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -99,12 +100,14 @@ def never_accepted(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _unpack(data: bytes) -> AixgoError | None:
-    status = Status.FromString(data)
-    for detail in status.details:
-        if detail.Is(pb.Error.DESCRIPTOR):
+    try:
+        status = Status.FromString(data)
+        for detail in status.details:
             wire = pb.Error()
-            detail.Unpack(wire)
-            return decode_error(wire)
+            if detail.Unpack(wire):
+                return decode_error(wire)
+    except DecodeError:
+        return None  # whoever wrote that is no aixgo server
     return None
 
 
