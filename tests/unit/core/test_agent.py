@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-
 from aixgo import Agent, Message, Parallel, Result, agent
 from aixgo.agent import check_name, pattern_of
 from aixgo.errors import InvalidInput, InvalidReply, WrongState

@@ -6,14 +6,13 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from aixgo import call as ambient
 from aixgo.call import Budget, CallState
 from aixgo.errors import BudgetExceeded, DepthExceeded
 from aixgo.usage import Ledger, Usage
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 
 def spent(tokens: int, usd: Decimal | None = None) -> Usage:

@@ -8,9 +8,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 import aixgo
+import pytest
 
 SOURCE = ast.parse(Path(aixgo.__file__).read_text())
 

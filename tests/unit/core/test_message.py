@@ -7,11 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
-
 from aixgo import Message, Usage
 from aixgo.errors import InvalidMessage
 from aixgo.message import from_json, new_id, to_json
+from pydantic import BaseModel
 
 
 class Point(BaseModel):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from aixgo.usage import NO_USAGE, Ledger, Usage
 from hypothesis import given
 from hypothesis import strategies as st
-
-from aixgo.usage import NO_USAGE, Ledger, Usage
 
 counts = st.integers(0, 10**9)
 prices = st.none() | st.decimals(0, 1000, places=6)
