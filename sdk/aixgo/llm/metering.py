@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, cast
 
 from aixgo.call import Budget, CallState, current
-from aixgo.errors import ProviderError, ProviderTimeout
+from aixgo.errors import InternalError, ProviderError, ProviderTimeout
 from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, SchemaT
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.structured import complete_structured
@@ -62,6 +62,7 @@ class Metered:
                 async with aclosing(cast("Any", self._client.stream(meter.request))) as chunks:
                     async for chunk in chunks:
                         yield meter.take(chunk, live)
+                meter.check_settled(self.vendor)
             except BaseException as error:
                 meter.fail(error, live)
                 raise
@@ -112,7 +113,7 @@ class _Meter:
     price: Price | None
     state: CallState | None
     reserved: Budget | None
-    received: str = ""
+    received: list[str] = field(default_factory=list[str])
     settled: bool = False
 
     @classmethod
@@ -126,8 +127,12 @@ class _Meter:
         return cls(request, price, state, budget.reserve(most.total_tokens, price.of(most) if price else None))
 
     def take(self, chunk: Chunk, live: Span) -> Chunk:
-        self.received += chunk.text
+        self.received.append(chunk.text)
         return chunk if chunk.completion is None else replace(chunk, completion=self.settle(chunk.completion, live))
+
+    def check_settled(self, vendor: str) -> None:
+        if not self.settled:
+            raise InternalError(f"the client of {vendor!r} ended a stream without its completion")
 
     def settle(self, completion: Completion, live: Span) -> Completion:
         usage = completion.usage
@@ -144,7 +149,7 @@ class _Meter:
         usage = error.usage if isinstance(error, ProviderError) else NO_USAGE
         stopped = isinstance(error, (asyncio.CancelledError, GeneratorExit, ProviderTimeout))
         if usage == NO_USAGE and (stopped or self.received):
-            usage = self._estimated(self.received)
+            usage = self._estimated("".join(self.received))
         self._record(usage, live)
 
     def _estimated(self, text: str) -> Usage:

@@ -53,12 +53,13 @@ def completion(answer: ChatCompletion) -> Completion:
         raise InvalidCompletion(f"the vendor answered {answer.model} without a choice")
     choice = answer.choices[0]
     calls = [call for call in choice.message.tool_calls or () if call.type == "function"]
+    spent = usage(answer.usage)
     return Completion(
         choice.message.content or choice.message.refusal or "",
         answer.model,
-        usage(answer.usage),
+        spent,
         "refused" if choice.message.refusal else _stop_reason(choice.finish_reason),
-        tuple(_tool_use(call.id, call.function.name, call.function.arguments) for call in calls),
+        tuple(_tool_use(spent, call.id, call.function.name, call.function.arguments) for call in calls),
         _tokens(choice.logprobs),
     )
 
@@ -101,7 +102,7 @@ class StreamedAnswer:
 
     def completion(self) -> Completion:
         """The whole; raises InvalidCompletion when a tool call's arguments are broken."""
-        uses = tuple(_tool_use(*parts) for _, parts in sorted(self._calls.items()))
+        uses = tuple(_tool_use(self.usage, *parts) for _, parts in sorted(self._calls.items()))
         return Completion("".join(self.texts), self.model, self.usage, self._reason, uses)
 
     def _take(self, delta: ChoiceDelta) -> str:
@@ -152,14 +153,20 @@ def _closed(node: Any) -> bool:
     return not isinstance(node, list) or all(_closed(item) for item in cast("list[Any]", node))
 
 
-def _tool_use(id_: str, name: str, arguments: str) -> ToolUse:
+def _tool_use(spent: Usage, id_: str, name: str, arguments: str) -> ToolUse:
     try:
         parsed = from_json(arguments.encode()) if arguments else {}
     except InvalidMessage as error:
-        raise InvalidCompletion(f"the model calls tool {name!r} with broken arguments: {error}") from error
+        raise _broken_call(spent, name, str(error)) from error
     if not isinstance(parsed, dict):
-        raise InvalidCompletion(f"the model calls tool {name!r} with arguments that are no JSON object")
+        raise _broken_call(spent, name, "they are no JSON object")
     return ToolUse(id_, name, parsed)
+
+
+def _broken_call(spent: Usage, name: str, why: str) -> InvalidCompletion:
+    broken = InvalidCompletion(f"the model calls tool {name!r} with arguments that cannot be used: {why}")
+    broken.usage = spent
+    return broken
 
 
 def _tokens(logprobs: Any) -> Sequence[TokenChoice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from aixgo import errors
 from aixgo.call import Budget, CallState, entered, root
-from aixgo.llm.contract import ChatMessage, CompletionRequest
-from aixgo.llm.metering import estimate_prompt
+from aixgo.llm.contract import ChatMessage, Chunk, Completion, CompletionRequest
+from aixgo.llm.metering import Metered, estimate_prompt
 from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.scripted import Reply, Scripted, ScriptedModel
@@ -187,3 +188,29 @@ async def test_an_unknown_price_is_none_with_one_warning_and_never_zero(caplog: 
     local = prices.find("local", "smollm2-135m")
     assert local is not None
     assert local.of(Usage(10, 10)) == 0
+
+
+class Endless:
+    """A client whose stream ends without its completion."""
+
+    vendor = "test"
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        raise NotImplementedError
+
+    async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
+        yield Chunk("abcd")
+
+    async def close(self) -> None: ...
+
+
+async def test_a_client_that_ends_its_stream_without_a_completion_is_found_out_and_counted():
+    budget = Budget(tokens=5000)
+    state = calling(budget)
+    stream = Metered(Endless(), Prices()).stream(asked())
+    with entered(state):
+        assert (await anext(stream)).text == "abcd"
+        with pytest.raises(errors.InternalError, match="without its completion"):
+            await anext(stream)
+    assert budget.tokens == 5000 - state.ledger.usage.total_tokens
+    assert state.ledger.usage.incomplete

@@ -60,8 +60,9 @@ async def test_tools_are_offered_called_and_answered(vendor: VendorServer, clien
 async def test_a_tool_call_with_broken_arguments_is_an_invalid_completion(vendor: VendorServer, client: OpenAIClient):
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": '}}
     vendor.handlers = [answers(None, tool_calls=[call])]
-    with pytest.raises(errors.InvalidCompletion, match="add"):
+    with pytest.raises(errors.InvalidCompletion, match="add") as caught:
         await client.complete(request())
+    assert caught.value.usage.total_tokens == 15
 
 
 @pytest.mark.parametrize(
