@@ -1,5 +1,7 @@
 """Agents out of a configuration: roles that are found, and each way in which one is not."""
 
+# ruff: noqa: E501  # messages are quoted whole
+
 from __future__ import annotations
 
 import sys
