@@ -13,12 +13,14 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from aixgo import AixgoError
 
 ROOT = Path(__file__).resolve().parent.parent
 START, STOP = 60.0, 30.0
@@ -145,3 +147,47 @@ def seconds_of() -> Iterator[Stopwatch]:
         yield watch
     finally:
         watch.seconds = monotonic() - started
+
+
+class Load:
+    """Steady calls from a few workers, for as long as the `async with` lasts. `errors` has those that failed."""
+
+    def __init__(self, call: Callable[[], Awaitable[Any]], *, workers: int = 8) -> None:
+        self._call = call
+        self._workers = workers
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.replies: list[Any] = []
+        self.errors: list[Exception] = []
+
+    @property
+    def count(self) -> int:
+        """Calls that have ended."""
+        return len(self.replies) + len(self.errors)
+
+    async def more(self, calls: int) -> None:
+        """Return when so many calls more have ended."""
+        until = self.count + calls
+        async with asyncio.timeout(60.0):
+            while self.count < until:
+                await self._ended.wait()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _work(self) -> None:
+        while not self._stopping:
+            try:
+                self.replies.append(await self._call())
+            except AixgoError as error:
+                self.errors.append(error)
+            self._ended.set()
+            self._ended = asyncio.Event()

@@ -59,6 +59,19 @@ async def reverse(message: Message) -> str:
     return message.text[::-1]
 
 
+@agent
+async def worker(message: Message) -> Message:
+    """Takes a moment, and says which process it took it in."""
+    await asyncio.sleep(0.01)
+    return Message(message.payload, {"pid": os.getpid()})
+
+
+@agent
+async def blows_up(message: Message) -> bytes:
+    """Answers with as many bytes as the text says."""
+    return b"x" * int(message.text)
+
+
 @agent(name="first-word")
 async def first_word(message: Message) -> Message:
     """A classifier: the category is the first word, its confidence the second when there is one."""
@@ -226,6 +239,7 @@ def all_agents(journal: Journal) -> list[Agent]:
         function.renamed(function.name)
         for function in (
             echo, upper, reverse, first_word, boom, sold_out, returns_none, returns_set, self_cancelled, observer,
+            worker, blows_up,
         )
     ]  # fmt: skip
     witnesses: list[Agent] = [

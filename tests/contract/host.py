@@ -22,7 +22,7 @@ from aixgo_controlplane.main import run_control_plane
 from tests.contract.agents import MAILBOX_SIZE, all_agents
 from tests.contract.witnesses import Journal
 
-LEASE, PROBE_INTERVAL, REGISTRATION = 2.0, 0.5, 30.0
+LEASE, PROBE_INTERVAL, REGISTRATION = 3.0, 0.5, 30.0
 """Seconds: a lease, between two health checks, and for the first registration."""
 
 

@@ -14,7 +14,7 @@ from tests.contract.requirements import PROMISES
 EXEMPT = {"tests.contract.test_requirements"}
 
 
-def tests_of(package: ModuleType) -> Iterator[tuple[str, tuple[str, ...]]]:
+def in_package(package: ModuleType) -> Iterator[tuple[str, tuple[str, ...]]]:
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         if info.name.rpartition(".")[2].startswith("test_") and info.name not in EXEMPT:
             for name, value in vars(import_module(info.name)).items():
@@ -22,14 +22,14 @@ def tests_of(package: ModuleType) -> Iterator[tuple[str, tuple[str, ...]]]:
                     yield f"{info.name}.{name}", getattr(value, "promises", ())
 
 
-def all_tests() -> dict[str, tuple[str, ...]]:
-    return {**dict(tests_of(tests.contract)), **dict(tests_of(tests.integration))}
+def everything() -> dict[str, tuple[str, ...]]:
+    return {**dict(in_package(tests.contract)), **dict(in_package(tests.integration))}
 
 
 def test_every_promise_has_a_test() -> None:
-    held = {promise for promises in all_tests().values() for promise in promises}
+    held = {promise for promises in everything().values() for promise in promises}
     assert sorted(set(PROMISES) - held) == []
 
 
 def test_every_test_holds_a_promise() -> None:
-    assert [name for name, promises in tests_of(tests.contract) if not promises] == []
+    assert [name for name, promises in in_package(tests.contract) if not promises] == []
