@@ -13,7 +13,7 @@ _STEPS = 8
 """Buckets per doubling of the latency: a percentile is off by at most 1/8."""
 _SMALLEST = -20
 """The first bucket holds what is below 2**-20 s, one microsecond."""
-_BUCKETS = 32 * _STEPS
+_BUCKETS = 33 * _STEPS
 
 
 class CallMetrics:
