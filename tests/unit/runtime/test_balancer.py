@@ -1,0 +1,134 @@
+"""Choosing an instance: the less loaded of two, never one that is ejected, unready or draining."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from aixgo.runtime.balancer import FAILURES_IN_A_ROW, RETRY_CAPACITY, Balancer, RetryBudget
+from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def instance(
+    name: str, state: InstanceState = InstanceState.READY, *, ready: bool = True, agent: str = "a"
+) -> Instance:
+    return Instance(name, f"{name}:1", 1, (AgentInfo(agent, ready=ready),), state)
+
+
+def balancer(**in_flight: int) -> Balancer:
+    made = Balancer(random.Random(7))
+    for name, count in in_flight.items():
+        made.load(name).in_flight = count
+    return made
+
+
+def picks(made: Balancer, *instances: Instance, times: int = 300) -> Counter[str]:
+    chosen = (made.pick("a", instances, ()) for _ in range(times))
+    return Counter(pick.instance_id for pick in chosen if pick is not None)
+
+
+def test_the_busiest_of_three_is_never_chosen_and_the_idlest_most() -> None:
+    counts = picks(balancer(x=9, y=5, z=0), instance("x"), instance("y"), instance("z"))
+    assert counts["x"] == 0
+    assert counts["z"] > counts["y"] > 0
+
+
+def test_equal_loads_are_spread() -> None:
+    counts = picks(balancer(), *(instance(name) for name in "wxyz"), times=4000)
+    assert set(counts) == set("wxyz")
+    assert min(counts.values()) > 700
+
+
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=2), st.integers())
+def test_of_two_the_less_loaded_is_chosen(loads: list[int], seed: int) -> None:
+    made = Balancer(random.Random(seed))
+    made.load("x").in_flight, made.load("y").in_flight = loads
+    pick = made.pick("a", [instance("x"), instance("y")], ())
+    assert pick is not None
+    assert made.load(pick.instance_id).in_flight == min(loads)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(InstanceState), st.booleans(), st.booleans(), st.booleans()), max_size=6),
+    st.integers(),
+)
+def test_only_a_usable_instance_is_chosen_and_one_is_whenever_there_is_any(
+    kinds: list[tuple[InstanceState, bool, bool, bool]], seed: int
+) -> None:
+    made = Balancer(random.Random(seed))
+    instances = [instance(str(n), state, ready=ready) for n, (state, ready, _, _) in enumerate(kinds)]
+    tried = {str(n) for n, (_, _, was_tried, _) in enumerate(kinds) if was_tried}
+    for n, (_, _, _, ejected) in enumerate(kinds):
+        made.load(str(n)).ejected = ejected
+    usable = {
+        str(n)
+        for n, (state, ready, was_tried, ejected) in enumerate(kinds)
+        if state is InstanceState.READY and ready and not was_tried and not ejected
+    }
+    pick = made.pick("a", instances, tried)
+    assert (pick is None) == (not usable)
+    assert pick is None or pick.instance_id in usable
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [instance("x", InstanceState.DRAINING), instance("x", InstanceState.NOT_READY), instance("x", ready=False), instance("x", agent="b")],
+    ids=["draining", "not ready", "agent not ready", "another agent"],
+)  # fmt: skip
+def test_an_instance_that_takes_no_calls_is_not_chosen_even_alone(unusable: Instance) -> None:
+    assert balancer().pick("a", [unusable], ()) is None
+    assert picks(balancer(y=50), unusable, instance("y")) == Counter(y=300)
+
+
+def test_failures_in_a_row_eject_and_an_answer_between_them_does_not() -> None:
+    made = balancer()
+    for _ in range(10):
+        assert [made.failed("x", refused=False) for _ in range(FAILURES_IN_A_ROW - 1)] == [False] * (
+            FAILURES_IN_A_ROW - 1
+        )
+        made.succeeded("x")
+    assert [made.failed("x", refused=False) for _ in range(FAILURES_IN_A_ROW + 1)] == [False, False, True, False]
+    assert made.pick("a", [instance("x")], ()) is None
+
+
+def test_a_refused_connection_ejects_at_once_and_health_readmits() -> None:
+    made = balancer()
+    assert made.failed("x", refused=True)
+    assert not made.failed("x", refused=True)
+    assert picks(made, instance("x"), instance("y")) == Counter(y=300)
+    made.readmit("x")
+    assert made.pick("a", [instance("x")], ()) is not None
+    assert not made.failed("x", refused=False)
+
+
+def test_records_of_instances_that_are_gone_are_dropped_unless_calls_are_out() -> None:
+    made = balancer(gone=0, busy=1, here=0)
+    made.forget({"here"})
+    assert ("gone" in made, "busy" in made, "here" in made) == (False, True, True)
+
+
+def test_choosing_records_nothing() -> None:
+    made = balancer()
+    picks(made, instance("x"), instance("y"))
+    assert "x" not in made
+    assert "y" not in made
+
+
+def test_retries_are_a_fifth_of_the_calls_once_the_reserve_is_spent() -> None:
+    budget = RetryBudget()
+    assert sum(budget.spend() for _ in range(1000)) == RETRY_CAPACITY
+    granted = 0
+    for _ in range(1000):
+        budget.paid()
+        granted += budget.spend()
+    assert granted == pytest.approx(200, abs=2)
+
+
+def test_the_reserve_of_retries_does_not_grow_beyond_its_capacity() -> None:
+    budget = RetryBudget()
+    for _ in range(10_000):
+        budget.paid()
+    assert sum(budget.spend() for _ in range(1000)) == RETRY_CAPACITY
