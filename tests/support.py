@@ -98,10 +98,9 @@ def start_registry(listen: str = "127.0.0.1:0") -> Process:
     return Process("registry", "--listen", listen)
 
 
-def start_host(names: Sequence[str], *, control_plane: str = "", listen: str = "127.0.0.1:0") -> Process:
-    """Start a process that serves these agents, listed with `control_plane` if one is given."""
-    registry = ("--control-plane", control_plane) if control_plane else ()
-    return Process("agents", *names, "--listen", listen, *registry)
+def start_host(names: Sequence[str], *, control_plane: Sequence[str] = ()) -> Process:
+    """Start a process that serves these agents at a free port, listed with the control planes that are given."""
+    return Process("agents", *names, *(f"--control-plane={address}" for address in control_plane))
 
 
 class Fleet:
@@ -122,7 +121,7 @@ def fleet(*places: Sequence[str]) -> Iterator[Fleet]:
     """A control plane and one process for each of `places`, all serving; drained at the end."""
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
-        hosts = [stack.enter_context(start_host(names, control_plane=registry.address)) for names in places]
+        hosts = [stack.enter_context(start_host(names, control_plane=[registry.address])) for names in places]
         yield Fleet(registry, [host.wait_ready() for host in hosts])
 
 

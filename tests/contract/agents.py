@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
-from aixgo import Agent, AgentSpec, Message, Parallel, Router, Sequential, agent
+from aixgo import Agent, AgentSpec, MemberStarted, Message, Parallel, Router, Sequential, agent
 from aixgo import call as ambient
 from aixgo.agents.llm import LLMAgent
 from aixgo.llm.models import Models, ModelSettings
@@ -27,6 +27,7 @@ from tests.contract.witnesses import (
     Crashing,
     Crowd,
     Endless,
+    Flaky,
     Journal,
     JournalReader,
     Slow,
@@ -174,6 +175,19 @@ class FanThenObserve(Agent):
         return await self.runtime.call("observer", "")
 
 
+class Leaver(Agent):
+    """Leaves the stream of `paid-then-slow` when its second step begins."""
+
+    name = "leaver"
+
+    async def execute(self, message: Message) -> Message:
+        async with self.runtime.stream("paid-then-slow", message) as events:
+            async for event in events:
+                if isinstance(event, MemberStarted) and event.path[-1] == "slow":
+                    break
+        return Message("left")
+
+
 class Circle(Agent):
     """Calls `other`, which calls it."""
 
@@ -243,10 +257,18 @@ def all_agents(journal: Journal) -> list[Agent]:
         )
     ]  # fmt: skip
     witnesses: list[Agent] = [
-        kind(journal) for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Collector, Crashing, Waking)
+        kind(journal) for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Flaky, Collector, Crashing, Waking)
     ]
     streams: list[Agent] = [kind() for kind in (Streaming, BreaksOff, NoResult, NoEvent, GoesOn)]
-    routes: list[Agent] = [Via("via-one"), Via("via-two"), Via("via-three"), Fan(), FanThenObserve(), Poster()]
+    routes: list[Agent] = [
+        Via("via-one"),
+        Via("via-two"),
+        Via("via-three"),
+        Fan(),
+        FanThenObserve(),
+        Leaver(),
+        Poster(),
+    ]
     circle: list[Agent] = [Circle("ping", "pong"), Circle("pong", "ping")]
     models: list[Agent] = [
         llm("writer", "test/echo"),
@@ -264,6 +286,7 @@ def orchestrators() -> list[Agent]:
     return [
         Sequential("pipeline", ["reverse", "upper"]),
         Sequential("broken-pipeline", ["reverse", "boom", "upper"]),
+        Sequential("paid-then-slow", ["writer", "slow"]),
         Sequential("paid-then-boom", ["writer", "boom"]),
         Sequential("drafts", ["writer", "shouter"]),
         Parallel("panel", ["upper", "reverse"]),
@@ -281,16 +304,16 @@ def orchestrators() -> list[Agent]:
 PLACES: dict[str, tuple[str, ...]] = {
     "one": (
         "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline",
-        "paid-then-boom", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict",
+        "paid-then-boom", "paid-then-slow", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict",
         "nested", "streamed",
     ),
     "two": (
-        "via-two", "journal", "slow", "stubborn", "crowd", "endless", "collector", "crashing", "waking", "hoarder",
+        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "collector", "crashing", "waking", "hoarder",
         "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on", "unready",
     ),
     "three": (
         "via-three", "pong", "upper", "first-word", "boom", "sold-out", "returns-none", "returns-set", "returns-text",
-        "self-cancelled", "writer", "shouter", "limited", "relay",
+        "self-cancelled", "leaver", "writer", "shouter", "limited", "relay",
     ),
 }  # fmt: skip
 """The processes of the fleet and their agents: callers and callees apart, `upper` in two of them."""

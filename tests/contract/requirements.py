@@ -26,6 +26,7 @@ PROMISES: dict[str, str] = {
     "errors.foreign": "An exception that is none of aixgo's arrives as AgentFailed that names it.",
     "errors.path": "An error names the agents from the root of the call tree down to the one that failed.",
     "errors.usage": "An error carries what the failed call has spent.",
+    "errors.not_retried": "An error that an agent raised is not retried, not even for an idempotent agent.",
     "errors.own_cancellation": "An agent that awaits something cancelled fails with CallCancelled; its caller goes on.",
     # streams
     "stream.order": "Events come in the order in which they were yielded, the Result last.",
@@ -50,6 +51,7 @@ PROMISES: dict[str, str] = {
     "parallel.concurrency": "call_parallel runs all calls at once, or as many as `concurrency` says.",
     # usage and budgets
     "usage.reply": "A reply carries the usage of all LLM calls below it, each counted once.",
+    "usage.left": "What a call has spent that was left early, or came too late, is counted or marked incomplete.",
     "usage.stripped": "Usage that a caller writes on a request is removed.",
     "budget.refused": "An LLM call that its budget cannot pay is refused with BudgetExceeded.",
     "budget.inherited": "A budget is inherited; a sequential member gets what is left.",
@@ -85,6 +87,8 @@ PROMISES: dict[str, str] = {
     "fleet.killed": "Killing one of two instances fails no call to an idempotent agent.",
     "fleet.control_plane": "Killing the control plane fails no call; when it is back all are listed within one lease.",
     "fleet.lost": "A name whose only instance was killed ends with AgentUnavailable within bounds.",
+    "fleet.refused": "A call that an instance refuses is taken by another one, idempotent or not.",
+    "fleet.two_control_planes": "With two control planes either may die, and new instances are still found.",
     "fleet.registry": "Without any control plane a name ends with RegistryUnavailable within bounds.",
     "fleet.not_repeated": "A call that broke off is not repeated when its agent is not idempotent.",
     "fleet.repeated": "A call that broke off is repeated on another instance when its agent is idempotent.",

@@ -51,6 +51,14 @@ async def test_a_payload_that_is_none_fails_like_any_exception(mesh: Mesh) -> No
     assert "returns-set" in str(caught.value)
 
 
+@promise("errors.not_retried")
+async def test_an_error_of_an_idempotent_agent_is_not_retried(mesh: Mesh) -> None:
+    with pytest.raises(AgentFailed, match="ConnectionError"):
+        await mesh.runtime.call("flaky", mesh.key)
+    await mesh.note(mesh.key, "end")
+    assert await mesh.noted(2) == ["ran", "end"]
+
+
 @promise("errors.usage")
 async def test_an_error_carries_what_was_spent_before_it(mesh: Mesh) -> None:
     with pytest.raises(AgentFailed) as caught:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 from aixgo import CallOptions, Delta, Usage
-from aixgo.errors import BudgetExceeded
+from aixgo.errors import BudgetExceeded, DeadlineExceeded
 
 from tests.contract.agents import PRICE
 from tests.contract.conftest import BOUND, Mesh
@@ -63,6 +63,21 @@ async def test_the_cost_is_summed_exactly(mesh: Mesh) -> None:
 async def test_a_model_call_that_may_cost_more_than_granted_is_refused(mesh: Mesh) -> None:
     with pytest.raises(BudgetExceeded, match="USD"):
         await mesh.runtime.call("writer", "x", options=CallOptions(max_cost_usd=Decimal("0.00001")))
+
+
+@promise("usage.left")
+async def test_a_call_whose_deadline_passes_says_what_it_has_spent(mesh: Mesh) -> None:
+    with pytest.raises(DeadlineExceeded) as caught:
+        await mesh.runtime.call("paid-then-slow", "two words", timeout=1.0)
+    usage = caught.value.usage
+    assert usage.incomplete or spent(usage) == tokens(2, 2, 1)
+
+
+@promise("usage.left")
+async def test_what_a_stream_has_spent_that_was_left_early_is_counted(mesh: Mesh) -> None:
+    reply = await mesh.runtime.call("leaver", "two words", timeout=BOUND)
+    assert reply.payload == "left"
+    assert reply.usage.incomplete or spent(reply.usage) == tokens(2, 2, 1)
 
 
 @promise("budget.refused")

@@ -93,6 +93,17 @@ class Stubborn(Witness):
         return message
 
 
+class Flaky(Witness):
+    """Idempotent; notes each execution under the key in the text, and raises."""
+
+    name = "flaky"
+    idempotent = True
+
+    async def execute(self, message: Message) -> Message:
+        self.journal.note(message.text, "ran")
+        raise ConnectionError("a connection of the agent's own broke")
+
+
 class Crowd(Witness):
     """Notes how many of its calls run at once, and lets them go when `size` of them do."""
 

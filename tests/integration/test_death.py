@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from time import monotonic
 
@@ -14,7 +15,7 @@ from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 
 from tests.contract.host import LEASE
 from tests.contract.requirements import promise
-from tests.support import Load, eventually, fleet, seconds_of, start_registry
+from tests.support import Load, eventually, fleet, seconds_of, start_host, start_registry
 
 BOUND = 15.0
 """Seconds within which a caller must know; the design says 2, machines are busy."""
@@ -51,6 +52,21 @@ async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_
                     await load.more(200)
             assert load.errors == []
             assert (await runtime.call("reverse", "ab", timeout=BOUND)).payload == "ba"
+
+
+@promise("fleet.two_control_planes", "fleet.control_plane")
+async def test_with_two_control_planes_one_may_die_and_new_instances_are_found() -> None:
+    with start_registry() as first, start_registry() as second:
+        both = [first.wait_ready().address, second.wait_ready().address]
+        with start_host(["upper"], control_plane=both) as host:
+            host.wait_ready()
+            async with DistributedRuntime(control_plane=both) as runtime:
+                await runtime.call("upper", "x", timeout=BOUND)
+                first.kill()
+                with start_host(["reverse"], control_plane=both) as newcomer:
+                    await asyncio.to_thread(newcomer.wait_ready)
+                    await eventually(lambda: runtime.list_agents() == ["reverse", "upper"])
+                    assert (await runtime.call("reverse", "ab", timeout=BOUND)).payload == "ba"
 
 
 @promise("fleet.lost")

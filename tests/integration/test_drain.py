@@ -21,7 +21,7 @@ async def test_a_rolling_restart_under_load_fails_no_call_though_the_agent_is_no
                 await load.more(100)
                 for old in running.hosts:
                     assert await asyncio.to_thread(old.drain) == 0, old.log()
-                    new = stack.enter_context(start_host(["worker"], control_plane=running.control_plane))
+                    new = stack.enter_context(start_host(["worker"], control_plane=[running.control_plane]))
                     await asyncio.to_thread(new.wait_ready)
                     await eventually(lambda pid=new.pid: load.replies[-1].metadata["pid"] == pid)
                 await load.more(100)

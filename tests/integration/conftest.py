@@ -1,0 +1,24 @@
+"""One host without a control plane for the tests that only need something to talk to, started once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc.aio
+import pytest
+
+from tests.support import Process, start_host
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Process]:
+    """A process that serves a few agents at a fixed address."""
+    with start_host(["upper", "echo", "boom", "sold-out", "words", "breaks-off", "mortal"]) as process:
+        yield process.wait_ready()
+
+
+@pytest.fixture
+async def channel(host: Process) -> AsyncIterator[grpc.aio.Channel]:
+    """A bare channel to that process."""
+    async with grpc.aio.insecure_channel(host.address) as channel:
+        yield channel

