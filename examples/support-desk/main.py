@@ -16,19 +16,18 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
 from aixgo import AixgoError, DistributedRuntime, MemberFinished
 from aixgo.config.load import load
 from aixgo.llm.weights import find_weights, pull_weights
 from aixgo_services.supervisor import Fleet
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 AT_ONCE = 2
 """Messages on their way at the same time: one for each instance of `team`."""
-console = Console(width=max(100, Console().width))
+console = Console(width=max(120, Console().width))
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Answer:
 LABELS = {
     "team": lambda label: label["team"],
     "sentiment": lambda label: label["sentiment"],
-    "urgency": lambda label: "urgent" if label["urgent"] else "can wait",
+    "urgency": lambda label: "urgent" if label["urgent"] else "normal",
 }
 
 
@@ -148,12 +147,16 @@ def name_instances(runtime: DistributedRuntime) -> dict[str, str]:
 
 def show(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) -> None:
     """Print a row for every message, then a row for every instance."""
-    table = Table("message", "team", "by", "sentiment", "urgency", "ticket", "tokens", "s", title="What was answered")
+    table = Table(title="What was answered; where the model was wrong, the label stands behind it")
+    table.add_column("message", no_wrap=True, overflow="ellipsis", ratio=1)
+    for title in ("team", "by", "sentiment", "urgency", "ticket"):
+        table.add_column(title, no_wrap=True)
+    for title in ("tokens", "s"):
+        table.add_column(title, no_wrap=True, justify="right")
     for answer in answers:
-        text = str(answer.label["text"])
         cells = [marked(answer, agent) for agent in LABELS]
         table.add_row(
-            text if len(text) <= 44 else text[:43] + "…",
+            str(answer.label["text"]),
             cells[0],
             names.get(answer.by.get("team", ""), "-"),
             *cells[1:],
@@ -166,15 +169,21 @@ def show(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) -> 
     seconds = sorted(answer.seconds for answer in answers)
     tokens = sum(answer.tokens for answer in answers)
     console.print(f"{len(answers)} messages, {tokens} tokens, {seconds[len(seconds) // 2]:.1f} s a message (median)")
-    console.print("[dim]A model of 135 million parameters on one thread; the labels are a person's.[/]")
+    console.print(
+        "[dim]A model of 135 million parameters on one thread. A person labelled the messages; the prompts were chosen"
+        " with them at hand, so expect somewhat less on others.[/]"
+    )
 
 
 def marked(answer: Answer, agent: str) -> str:
-    """An agent's answer, green when it is the label; else red, with the label."""
+    """An agent's answer, green when it is the label; else struck out in red, before the label."""
     if agent not in answer.said:
         return "-"
     said = answer.said[agent]
-    return f"[green]{said}[/]" if answer.right(agent) else f"[red]{said}[/] [dim]{LABELS[agent](answer.label)}[/]"
+    if answer.right(agent):
+        return f"[green]{said}[/]"
+    wrong = f"[red strike]{said}[/]" if console.is_terminal else f"not {said},"
+    return f"{wrong} {LABELS[agent](answer.label)}"
 
 
 def summary(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) -> Table:
@@ -192,7 +201,9 @@ def summary(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) 
     for agent in LABELS:
         judged = [verdict for answer in answers if (verdict := answer.right(agent)) is not None]
         if judged:
-            table.add_row(f"[bold]{agent}[/]", "", str(len(judged)), "", f"[bold]{sum(judged) / len(judged):.0%} right[/]")
+            table.add_row(
+                f"[bold]{agent}[/]", "", str(len(judged)), "", f"[bold]{sum(judged) / len(judged):.0%} right[/]"
+            )
     return table
 
 
