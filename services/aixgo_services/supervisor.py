@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -136,9 +135,7 @@ class Fleet:
         variables = read_environment(self._file.parent)
         wants_model = needs_model_server(self._config, Settings.read(variables))
         model = f"127.0.0.1:{free_port()}" if wants_model else None
-        specs = plan(
-            self._config, self._file, control_plane=self.control_plane, model=model, environment=dict(os.environ)
-        )
+        specs = plan(self._config, self._file, control_plane=self.control_plane, model=model, environment=variables)
         self._children = [self._child(spec) for spec in specs]
         try:
             async with asyncio.timeout(self._ready_timeout):

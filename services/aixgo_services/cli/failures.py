@@ -25,7 +25,7 @@ class Exit(IntEnum):
 
 def exit_code(error: AixgoError) -> Exit:
     """The exit code of an error. What an agent raised during a call (it has a path) is never wrong usage."""
-    from aixgo import errors  # noqa: PLC0415  # only after a failure
+    from aixgo import errors  # only after a failure
 
     if error.code is errors.Code.DEADLINE_EXCEEDED:
         return Exit.DEADLINE
@@ -37,7 +37,7 @@ def exit_code(error: AixgoError) -> Exit:
 
 def failure(error: AixgoError) -> dict[str, Any]:
     """An error as a JSON object: `error` (its class), `message`, `code`, `agent_path`, `retry_after`, `fields`."""
-    from aixgo.errors import class_name  # noqa: PLC0415  # only after a failure
+    from aixgo.errors import class_name  # only after a failure
 
     told: dict[str, Any] = {"error": class_name(type(error)), "message": error.message, "code": error.code.name}
     if error.agent_path:
@@ -51,6 +51,6 @@ def failure(error: AixgoError) -> dict[str, Any]:
 
 def failure_json(error: AixgoError) -> str:
     """`failure` as one line."""
-    import json  # noqa: PLC0415  # only after a failure
+    import json  # only after a failure
 
     return json.dumps(failure(error), default=str)

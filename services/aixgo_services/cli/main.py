@@ -31,18 +31,18 @@ _COMMANDS = {
 class Commands(click.Group):
     """A group whose commands are imported when they are used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of use."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command itself."""
         if cmd_name not in _COMMANDS:
             return None
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         return getattr(importlib.import_module(f"aixgo_services.cli.{module}"), name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and one line each, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
@@ -50,7 +50,7 @@ class Commands(click.Group):
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version  # noqa: PLC0415  # 20 ms that no other command needs
+        from importlib.metadata import version  # 20 ms that no other command needs
 
         click.echo(f"aixgo {version('aixgo')}")
         ctx.exit()
@@ -102,7 +102,7 @@ def execute(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception, as_json: bool) -> int:
-    from aixgo.errors import AixgoError  # noqa: PLC0415  # loads the core, which --help does not need
+    from aixgo.errors import AixgoError  # loads the core, which --help does not need
 
     if isinstance(error, AixgoError):
         if as_json:
@@ -116,7 +116,7 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 def _say(message: str, code: Exit, kind: str, as_json: bool, usage: str = "") -> int:
     if as_json:
-        import json  # noqa: PLC0415  # only here
+        import json  # only here
 
         click.echo(json.dumps({"error": kind, "message": message}), err=True)
     else:

@@ -1,5 +1,5 @@
 """`aixgo model`: fetch the weights of the embedded model, and serve it to other processes."""
-# ruff: noqa: PLC0415  # what a command needs is imported when it runs: `aixgo --help` must answer at once
+# What a command needs is imported when it runs: `aixgo --help` must answer at once
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ def pull(directory: Path | None, as_json: bool) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as progress:
         task = progress.add_task("smollm2-135m", total=None)
 
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
         path = run_async(pull_weights(directory or Settings.read().model_dir, show))
-        progress.update(task, completed=1, total=1)
     click.echo(json.dumps({"path": str(path)}) if as_json else f"{path}")
 
 

@@ -14,7 +14,7 @@ class DurationType(click.ParamType):  # pyright: ignore[reportMissingTypeArgumen
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        from aixgo.config.duration import parse_duration  # noqa: PLC0415  # loads pydantic
+        from aixgo.config.duration import parse_duration  # loads pydantic
 
         try:
             return parse_duration(value)
@@ -29,7 +29,7 @@ class AddressType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The address as it is."""
-        from aixgo.config.schema import check_address  # noqa: PLC0415  # loads pydantic
+        from aixgo.config.schema import check_address  # loads pydantic
 
         try:
             return check_address(str(value))

@@ -26,7 +26,7 @@ def message_json(message: Message) -> dict[str, Any]:
     """A message as a JSON object; bytes are base64 under `data` instead of `payload`."""
     told: dict[str, Any] = {"id": message.id}
     if isinstance(message.payload, bytes):
-        from base64 import b64encode  # noqa: PLC0415  # rare
+        from base64 import b64encode  # rare
 
         told["data"] = b64encode(message.payload).decode()
     else:
@@ -88,7 +88,7 @@ def show_cost(message: Message) -> None:
 
 async def show_stream(stream: AbstractAsyncContextManager[EventStream], *, as_json: bool) -> None:
     """Print events as they come; for people the text of one agent at a time, then the reply."""
-    lines = _Lines()
+    lines = Lines()
     async with stream as events:
         async for event in events:
             if as_json:
@@ -97,7 +97,7 @@ async def show_stream(stream: AbstractAsyncContextManager[EventStream], *, as_js
                 lines.show(event)
 
 
-class _Lines:
+class Lines:
     """Events as lines of text: who starts and ends on stderr, what is said on stdout."""
 
     def __init__(self) -> None:
@@ -106,6 +106,7 @@ class _Lines:
         self._said = ""
 
     def show(self, event: Event) -> None:
+        """Print one event."""
         if isinstance(event, Delta):
             self._delta(event)
         elif isinstance(event, Result):

@@ -1,5 +1,5 @@
 """`aixgo run`: a YAML file in this process."""
-# ruff: noqa: PLC0415  # what a command needs is imported when it runs: `aixgo --help` must answer at once
+# What a command needs is imported when it runs: `aixgo --help` must answer at once
 
 from __future__ import annotations
 
@@ -100,11 +100,15 @@ async def _again_and_again(changes: AsyncIterator[Any], arguments: list[str]) ->
 
     while True:  # in a process of its own each time: a changed module is imported anew only there
         child = await asyncio.create_subprocess_exec(sys.executable, "-m", "aixgo_services.cli.main", *arguments)
+        ended = asyncio.create_task(child.wait())
+        changed = asyncio.ensure_future(anext(changes))
         try:
-            await child.wait()
-            click.echo(click.style("waiting for changes ...", dim=True), err=True)
-            await anext(changes)
+            await asyncio.wait({ended, changed}, return_when=asyncio.FIRST_COMPLETED)
+            if not changed.done():
+                click.echo(click.style("waiting for changes ...", dim=True), err=True)
+            await changed
         finally:
+            changed.cancel()
             if child.returncode is None:
                 child.terminate()
-                await child.wait()
+            await ended

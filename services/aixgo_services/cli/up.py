@@ -1,5 +1,5 @@
 """`aixgo up`: a YAML file as a fleet on this machine."""
-# ruff: noqa: PLC0415  # what a command needs is imported when it runs: `aixgo --help` must answer at once
+# What a command needs is imported when it runs: `aixgo --help` must answer at once
 
 from __future__ import annotations
 

@@ -190,6 +190,23 @@ def test_config_schema_prints_json(capsys: Output):
     assert json.loads(capsys.readouterr().out)["title"] == "aixgo, version 2"
 
 
+def test_reload_without_watchfiles_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Output):
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    assert execute(["run", "mesh.yaml", "-i", "x", "--reload"]) == Exit.USAGE
+    assert "pip install 'aixgo[reload]'" in capsys.readouterr().err
+
+
+def test_the_weights_that_are_there_are_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+):
+    async def there(directory: Path, _progress: object) -> Path:
+        return directory / "weights.gguf"
+
+    monkeypatch.setattr("aixgo.llm.weights.pull_weights", there)
+    assert execute(["model", "pull", "--dir", str(tmp_path), "--json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out) == {"path": str(tmp_path / "weights.gguf")}
+
+
 def test_help_and_version_name_everything(capsys: Output):
     assert execute(["--help"]) == Exit.OK
     told = capsys.readouterr().out

@@ -164,6 +164,16 @@ async def line_of(process: Process) -> str:
     return (await process.stdout.readline()).decode()
 
 
+async def test_run_with_reload_runs_again_when_a_file_changes(mesh: Path):
+    async with aixgo("run", "mesh.yaml", "-i", "Hello", "--reload") as process:
+        assert await line_of(process) == "HELLO\n"
+        mesh.write_text(MESH.replace("test/upper", "test/echo"))  # noqa: ASYNC240  # a few bytes
+        assert await line_of(process) == "Hello\n"
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+        assert process.returncode == 130
+
+
 async def test_serve_drains_on_sigterm_and_exits_0(mesh: Path):
     async with aixgo("serve", "mesh.yaml", "--agent", "echo", "--json") as server:
         told = json.loads(await line_of(server))
