@@ -51,11 +51,13 @@ class Discovery:
         self._expiry: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._closed = False
+        self._unheard: set[str] = set()
 
     async def open(self) -> None:
         """Start watching; returns at once. Raises WrongState when it was opened before."""
         if self._tasks or self._closed:
             raise WrongState("discovery can be opened once; make another one")
+        self._unheard = set(self._control_planes)
         self._tasks = [
             asyncio.create_task(self._follow(address), name=f"watch of {address}") for address in self._control_planes
         ]
@@ -76,13 +78,16 @@ class Discovery:
             await self._next_event()
 
     async def first_snapshot(self, timeout: float) -> bool:
-        """Wait until some control plane has said what there is; False when none did within `timeout` seconds."""
+        """Wait until each control plane has said what there is, or could not be reached; `timeout` is in seconds.
+
+        False when none has said anything until then.
+        """
         try:
             async with asyncio.timeout(timeout):
-                while not self.directory.has_snapshot:
+                while self._unheard or not self.directory.has_snapshot:
                     await self._next_event()
         except TimeoutError:
-            return False
+            return self.directory.has_snapshot
         return True
 
     async def _follow(self, address: str) -> None:
@@ -98,6 +103,7 @@ class Discovery:
                 except InternalError as error:
                     reason = error.message
                 self.directory.lost(address)
+                self._unheard.discard(address)
                 self._wake()
                 await self._sleep(contact.lost(reason))
 
@@ -107,6 +113,7 @@ class Discovery:
             async for response in call:
                 self.directory.apply(contact.address, update_from_proto(response))
                 contact.made()
+                self._unheard.discard(contact.address)
                 self._wake()
         finally:
             call.cancel()

@@ -80,7 +80,7 @@ class Resolver:
         return [*(instance for fixed in self._fixed.values() for instance in fixed), *heard]
 
     async def first_snapshot(self, timeout: float) -> bool:
-        """Wait until some control plane has said what there is; False when none did within `timeout` seconds."""
+        """Wait until the control planes have said what there is; False when none did within `timeout` seconds."""
         return self._discovery is None or await self._discovery.first_snapshot(timeout)
 
     def touch(self) -> None:
