@@ -304,12 +304,13 @@ def orchestrators() -> list[Agent]:
 PLACES: dict[str, tuple[str, ...]] = {
     "one": (
         "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline",
-        "paid-then-boom", "paid-then-slow", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged", "triage", "strict",
-        "nested", "streamed",
+        "paid-then-boom", "paid-then-slow", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged",
+        "triage", "strict", "nested", "streamed",
     ),
     "two": (
-        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "collector", "crashing", "waking", "hoarder",
-        "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on", "unready",
+        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "collector", "crashing", "waking",
+        "hoarder", "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on",
+        "unready",
     ),
     "three": (
         "via-three", "pong", "upper", "first-word", "boom", "sold-out", "returns-none", "returns-set", "returns-text",

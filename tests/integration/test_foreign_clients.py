@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,8 @@ async def test_bytes_that_are_no_grpc_do_not_hurt_the_server(
         async with asyncio.timeout(TIMEOUT):
             await writer.drain()
             writer.write_eof()
-            try:
+            with suppress(ConnectionResetError):
                 await reader.read()
-            except ConnectionResetError:
-                pass
     writer.close()
     await still_serves(channel)
 

@@ -50,7 +50,8 @@ async def served(*agents: Agent, limits: ServerLimits | None = None) -> AsyncIte
         for one in agents:
             own.register(one)
         async with AgentServer(own, limits=limits) as server:
-            async with DistributedRuntime(connect={one.name: server.address for one in agents}) as runtime:
+            addresses = {one.name: server.address for one in agents}
+            async with DistributedRuntime(connect=addresses) as runtime:
                 yield runtime
 
 
@@ -173,7 +174,7 @@ async def test_a_reply_over_the_limit_is_a_typed_error() -> None:
 async def test_a_port_in_use_is_a_typed_error_with_the_fix() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(WrongState, match="in use.*choose another port"):
+        with pytest.raises(WrongState, match=r"in use.*choose another port"):
             async with AgentServer(DistributedRuntime(), listen=address):
                 pass
         with pytest.raises(WrongState, match="in use"):
