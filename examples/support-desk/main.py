@@ -27,7 +27,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 AT_ONCE = 2
 """Messages on their way at the same time: one for each instance of `team`."""
-console = Console(width=max(120, Console().width))
+console = Console(width=max(130, Console().width))
 
 
 @dataclass
@@ -148,7 +148,7 @@ def name_instances(runtime: DistributedRuntime) -> dict[str, str]:
 def show(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) -> None:
     """Print a row for every message, then a row for every instance."""
     table = Table(title="What was answered; where the model was wrong, the label stands behind it")
-    table.add_column("message", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("message", no_wrap=True, overflow="ellipsis", max_width=42)
     for title in ("team", "by", "sentiment", "urgency", "ticket"):
         table.add_column(title, no_wrap=True)
     for title in ("tokens", "s"):
