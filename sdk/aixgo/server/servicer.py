@@ -84,6 +84,7 @@ class AgentServicer(AgentServiceServicer):
 
     async def Deliver(self, request: pb.DeliverRequest, context: Context) -> pb.DeliverResponse:  # noqa: N802
         try:
+            _check_named(request.agent)
             self._calls.accept_message(request.agent)
             message = stripped(decode_message(request.message))
             if not message.session_id and request.context.session_id:
@@ -111,8 +112,7 @@ class AgentServicer(AgentServiceServicer):
 
 def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
     """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
-    if not request.agent:
-        raise InvalidInput("agent is empty; name the agent to call")
+    _check_named(request.agent)
     inherited = request.context
     return IncomingCall(
         request.agent,
@@ -125,6 +125,11 @@ def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Cont
         decode_grant(inherited),
         _trace(inherited, context),
     )
+
+
+def _check_named(agent: str) -> None:
+    if not agent:
+        raise InvalidInput("agent is empty; name the agent to call")
 
 
 def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
