@@ -1,0 +1,330 @@
+"""Serving calls, whatever transport they came by: limits, deadline, cancellation, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aixgo import Agent, Delta, Event, LocalRuntime, Message, Result, Usage, agent
+from aixgo import call as ambient
+from aixgo.call import Budget
+from aixgo.errors import (
+    AgentFailed,
+    AgentNotFound,
+    AgentUnavailable,
+    CallCancelled,
+    DeadlineExceeded,
+    DepthExceeded,
+    InstanceDraining,
+    Overloaded,
+)
+from aixgo.server import calls as module
+from aixgo.server.calls import CallServer, IncomingCall, stripped
+
+
+def spend(tokens: int) -> None:
+    state = ambient.current()
+    assert state is not None
+    state.ledger.record(Usage(tokens, llm_calls=1))
+
+
+@agent
+async def echo(message: Message) -> Message:
+    return message
+
+
+class Slow(Agent):
+    """Spends 7 tokens, then waits until it is let go."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.ended = ""
+
+    async def execute(self, message: Message) -> Message:
+        spend(7)
+        self.begun.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.ended = "cancelled"
+            raise
+        return message
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        yield Delta("first")
+        yield Result(await self.execute(message))
+
+
+def serving(*agents: Agent, limit: int = 100) -> CallServer:
+    runtime = LocalRuntime()
+    for each in agents:
+        runtime.register(each)
+    return CallServer(runtime, max_concurrent_calls=limit)
+
+
+def incoming(name: str, call_id: str = "", timeout: float = 60.0, depth: int = 0) -> IncomingCall:
+    return IncomingCall(name, Message("x"), call_id, timeout, depth)
+
+
+async def serve(server: CallServer, call: IncomingCall) -> Message:
+    return await asyncio.create_task(server.serve(call))
+
+
+async def read(server: CallServer, call: IncomingCall) -> list[Event]:
+    return [event async for event in server.serve_stream(call)]
+
+
+async def test_a_call_inherits_what_it_is_handed() -> None:
+    @agent
+    async def looks(message: Message) -> list[object]:
+        now = ambient.current()
+        assert now is not None
+        assert now.budget is not None
+        return [list(now.path), now.depth, now.session_id, now.budget.left()[0]]
+
+    call = IncomingCall("looks", Message("x"), depth=2, path=("a", "b"), session_id="s", budget=Budget(9))
+    server = serving(looks)
+    assert (await serve(server, call)).payload == [["a", "b", "looks"], 3, "s", 9]
+    events = await asyncio.create_task(read(server, call))
+    assert isinstance(events[-1], Result)
+    assert events[-1].message.payload == [["a", "b", "looks"], 3, "s", 9]
+
+
+async def test_a_draining_server_refuses_calls_and_messages() -> None:
+    server = serving(echo)
+    assert await server.finish(0)
+    for refused in (lambda: serve(server, incoming("echo")), lambda: read(server, incoming("echo"))):
+        with pytest.raises(InstanceDraining) as caught:
+            await refused()
+        assert not caught.value.accepted
+    with pytest.raises(InstanceDraining):
+        server.accept_message("echo")
+
+
+async def test_a_full_server_refuses_and_has_room_again_when_a_call_ends() -> None:
+    slow = Slow()
+    server = serving(slow, echo, limit=1)
+    running = asyncio.create_task(server.serve(incoming("slow")))
+    await slow.begun.wait()
+    with pytest.raises(Overloaded, match="1 calls run here, as many as may") as caught:
+        await serve(server, incoming("echo"))
+    assert (caught.value.accepted, caught.value.retry_after, caught.value.fields) == (False, 0.1, {"limit": 1})
+    slow.go.set()
+    await running
+    assert server.count == 0
+    assert (await serve(server, incoming("echo"))).payload == "x"
+
+
+async def test_an_agent_that_does_not_live_here_is_a_refusal() -> None:
+    server = serving(echo)
+    with pytest.raises(AgentNotFound, match="no agent named 'b' lives here; here: echo") as caught:
+        await serve(server, incoming("b"))
+    assert not caught.value.accepted
+    with pytest.raises(AgentNotFound):
+        server.accept_message("b")
+
+
+async def test_an_agent_that_is_not_ready_is_a_refusal() -> None:
+    class Loading(Slow):
+        def ready(self) -> bool:
+            return False
+
+    with pytest.raises(AgentUnavailable) as caught:
+        await serve(serving(Loading()), incoming("slow"))
+    assert not caught.value.accepted
+
+
+async def test_a_call_that_is_too_deep_is_refused_and_takes_no_room() -> None:
+    server = serving(echo)
+    await serve(server, incoming("echo", depth=9))
+    for depth in (10, 2**32 - 1):
+        with pytest.raises(DepthExceeded):
+            await serve(server, incoming("echo", depth=depth))
+    assert server.count == 0
+
+
+@pytest.mark.parametrize(("timeout", "own"), [(10.0, 9.95), (0.1, 0.09)])
+async def test_the_servers_own_deadline_ends_a_margin_earlier(timeout: float, own: float) -> None:
+    @agent
+    async def left(message: Message) -> float | None:
+        return ambient.remaining()
+
+    remaining = (await serve(serving(left), incoming("left", timeout=timeout))).payload
+    assert isinstance(remaining, float)
+    assert own - 0.05 < remaining <= own
+
+
+@pytest.mark.parametrize("timeout", [0.02, 0.0, -1.0])
+async def test_a_passed_deadline_is_typed_and_says_what_was_spent(timeout: float) -> None:
+    slow = Slow()
+    server = serving(slow)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await serve(server, incoming("slow", timeout=timeout))
+    assert caught.value.agent_path == ("slow",)
+    assert caught.value.usage.total_tokens in (0, 7)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.create_task(read(server, incoming("slow", timeout=timeout)))
+    assert server.count == 0
+
+
+async def test_a_task_whose_call_ended_by_deadline_can_go_on_waiting() -> None:
+    """The cancellation is taken back, so that the transport can still answer."""
+
+    async def transport() -> str:
+        with pytest.raises(DeadlineExceeded):
+            await server.serve(incoming("slow", timeout=0.01))
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return f"answered, cancelling {task.cancelling()}"
+
+    server = serving(Slow())
+    assert await asyncio.create_task(transport()) == "answered, cancelling 0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancel_stops_a_call_and_says_what_it_spent(stream: bool) -> None:
+    slow = Slow()
+    server = serving(slow)
+    work = read(server, incoming("slow", "id")) if stream else server.serve(incoming("slow", "id"))
+    task = asyncio.create_task(work)
+    await slow.begun.wait()
+    assert await server.cancel("id") == Usage(7, llm_calls=1)
+    with pytest.raises(CallCancelled) as caught:
+        await task
+    assert caught.value.usage == Usage(7, llm_calls=1)
+    assert slow.ended == "cancelled"
+    assert server.count == 0
+    assert await server.cancel("id") is None
+
+
+async def test_an_unknown_call_cannot_be_cancelled() -> None:
+    server = serving(echo)
+    assert await server.cancel("nothing") is None
+    await serve(server, incoming("echo", "done"))
+    assert await server.cancel("done") is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancel_that_comes_after_the_rpc_was_cancelled_learns_the_usage_once(stream: bool) -> None:
+    slow = Slow()
+    server = serving(slow)
+    work = read(server, incoming("slow", "id")) if stream else server.serve(incoming("slow", "id"))
+    rpc = asyncio.create_task(work)
+    await slow.begun.wait()
+    rpc.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rpc
+    assert await server.cancel("id") == Usage(7, llm_calls=1)
+    assert await server.cancel("id") is None
+
+
+async def test_a_stream_that_is_left_while_its_reader_is_slow_is_remembered_too() -> None:
+    class Spends(Slow):
+        async def stream(self, message: Message) -> AsyncIterator[Event]:
+            spend(7)
+            yield Delta("first")
+            yield Result(message)
+
+    server = serving(Spends())
+    events = server.serve_stream(incoming("slow", "id"))
+    await anext(events)
+    assert server.count == 1
+    await events.aclose()
+    assert server.count == 0
+    assert await server.cancel("id") == Usage(7, llm_calls=1)
+
+
+async def test_only_so_many_cancelled_calls_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    server = serving(echo)
+    for number in range(3):
+        server.remember(str(number), Usage(number, llm_calls=1))
+    assert [await server.cancel(str(number)) for number in range(3)] == [
+        None, Usage(1, llm_calls=1), Usage(2, llm_calls=1),
+    ]  # fmt: skip
+
+
+async def test_a_call_that_does_not_end_when_cancelled_has_incomplete_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANCEL_WAIT", 0.01)
+
+    class Stubborn(Slow):
+        async def execute(self, message: Message) -> Message:
+            spend(7)
+            self.begun.set()
+            while not self.go.is_set():
+                try:
+                    await self.go.wait()
+                except asyncio.CancelledError:
+                    continue
+            return message
+
+    agent_ = Stubborn()
+    server = serving(agent_)
+    task = asyncio.create_task(server.serve(incoming("slow", "id")))
+    await agent_.begun.wait()
+    assert await server.cancel("id") == Usage(7, llm_calls=1, incomplete=True)
+    agent_.go.set()
+    await asyncio.wait({task})
+    assert server.count == 0
+
+
+async def test_two_calls_with_one_id_both_run_and_the_first_is_the_one_to_cancel() -> None:
+    slow, other = Slow(), Slow()
+    other.name = "other"
+    server = serving(slow, other)
+    first = asyncio.create_task(server.serve(incoming("slow", "id")))
+    await slow.begun.wait()
+    second = asyncio.create_task(server.serve(incoming("other", "id")))
+    await other.begun.wait()
+    await server.cancel("id")
+    with pytest.raises(CallCancelled):
+        await first
+    other.go.set()
+    assert (await second).payload == "x"
+
+
+async def test_finishing_waits_for_running_calls() -> None:
+    slow = Slow()
+    server = serving(slow)
+    running = asyncio.create_task(server.serve(incoming("slow")))
+    await slow.begun.wait()
+    finishing = asyncio.create_task(server.finish(60))
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    slow.go.set()
+    assert await finishing
+    assert (await running).payload == "x"
+
+
+async def test_finishing_cancels_what_takes_too_long_and_the_callers_hear_why() -> None:
+    slow = Slow()
+    server = serving(slow)
+    running = asyncio.create_task(server.serve(incoming("slow")))
+    await slow.begun.wait()
+    assert not await server.finish(0.01)
+    with pytest.raises(CallCancelled):
+        await running
+    assert slow.ended == "cancelled"
+
+
+async def test_an_agents_own_exception_is_typed() -> None:
+    @agent
+    async def fails(message: Message) -> None:
+        spend(3)
+        raise ValueError("no")
+
+    with pytest.raises(AgentFailed) as caught:
+        await serve(serving(fails), incoming("fails"))
+    assert caught.value.usage == Usage(3, llm_calls=1)
+    assert caught.value.accepted
+
+
+def test_requests_are_stripped_of_usage() -> None:
+    bare, costly = Message("x"), Message("x", usage=Usage(5))
+    assert stripped(bare) is bare
+    assert stripped(costly).usage == Usage()
