@@ -149,10 +149,10 @@ def show(answers: list[Answer], names: dict[str, str], pids: dict[str, str]) -> 
     """Print a row for every message, then a row for every instance."""
     table = Table(title="What was answered; where the model was wrong, the label stands behind it")
     table.add_column("message", no_wrap=True, overflow="ellipsis", max_width=42)
-    for title in ("team", "by", "sentiment", "urgency", "ticket"):
-        table.add_column(title, no_wrap=True)
+    for title, width in (("team", 20), ("by", 6), ("sentiment", 22), ("urgency", 18), ("ticket", 6)):
+        table.add_column(title, no_wrap=True, min_width=width)
     for title in ("tokens", "s"):
-        table.add_column(title, no_wrap=True, justify="right")
+        table.add_column(title, no_wrap=True, min_width=4, justify="right")
     for answer in answers:
         cells = [marked(answer, agent) for agent in LABELS]
         table.add_row(
