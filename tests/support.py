@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
@@ -117,7 +117,7 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*places: Sequence[str]) -> Iterator[Fleet]:
+def fleet(*places: Sequence[str]) -> Generator[Fleet]:
     """A control plane and one process for each of `places`, all serving; drained at the end."""
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
@@ -139,7 +139,7 @@ class Stopwatch:
 
 
 @contextmanager
-def seconds_of() -> Iterator[Stopwatch]:
+def seconds_of() -> Generator[Stopwatch]:
     """Measure the `with` block."""
     watch, started = Stopwatch(), monotonic()
     try:

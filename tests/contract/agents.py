@@ -32,6 +32,7 @@ from tests.contract.witnesses import (
     JournalReader,
     Slow,
     Stubborn,
+    Torrent,
     Waking,
     Witness,
 )  # fmt: skip
@@ -257,7 +258,8 @@ def all_agents(journal: Journal) -> list[Agent]:
         )
     ]  # fmt: skip
     witnesses: list[Agent] = [
-        kind(journal) for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Flaky, Collector, Crashing, Waking)
+        kind(journal)
+        for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Flaky, Collector, Crashing, Torrent, Waking)
     ]
     streams: list[Agent] = [kind() for kind in (Streaming, BreaksOff, NoResult, NoEvent, GoesOn)]
     routes: list[Agent] = [
@@ -290,6 +292,7 @@ def orchestrators() -> list[Agent]:
         Sequential("paid-then-boom", ["writer", "boom"]),
         Sequential("drafts", ["writer", "shouter"]),
         Parallel("panel", ["upper", "reverse"]),
+        Parallel("gentle-panel", ["upper", Sequential("", ["echo", "writer"])]),
         Parallel("half-panel", ["upper", "boom"]),
         Parallel("hopeless", ["boom", "sold-out"]),
         Parallel("paid-panel", ["writer", "shouter"]),
@@ -304,12 +307,12 @@ def orchestrators() -> list[Agent]:
 PLACES: dict[str, tuple[str, ...]] = {
     "one": (
         "via-one", "fan", "fan-then-observe", "poster", "ping", "upper", "reverse", "pipeline", "broken-pipeline",
-        "paid-then-boom", "paid-then-slow", "drafts", "panel", "half-panel", "hopeless", "paid-panel", "judged",
-        "triage", "strict", "nested", "streamed",
+        "paid-then-boom", "paid-then-slow", "drafts", "panel", "gentle-panel", "half-panel", "hopeless", "paid-panel",
+        "judged", "triage", "strict", "nested", "streamed",
     ),
     "two": (
-        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "collector", "crashing", "waking",
-        "hoarder", "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on",
+        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "torrent", "collector", "crashing",
+        "waking", "hoarder", "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on",
         "unready",
     ),
     "three": (

@@ -35,6 +35,7 @@ PROMISES: dict[str, str] = {
     "stream.path": "Every event says which agents it comes from.",
     "stream.members": "The events of an orchestrator's members come up between MemberStarted and MemberFinished.",
     "stream.default": "An agent without a stream of its own streams its reply as one Result.",
+    "stream.bounded": "An agent waits for a reader that is slower, so that no stream fills the memory.",
     "stream.leave": "Leaving a stream early stops the agent.",
     # cancellation and deadlines
     "cancel.stops": "Cancelling a call stops the agent that works on it.",
@@ -81,6 +82,7 @@ PROMISES: dict[str, str] = {
     "patterns.parallel": "Parallel merges what succeeded, and fails only if none did.",
     "patterns.router": "Router calls the agent of the category; the fallback where there is none.",
     "patterns.nested": "Patterns nest.",
+    "patterns.idempotent": "An orchestrator is idempotent when all its members are, wherever they live.",
     "patterns.metadata": "A pattern's reply says pattern, agents, tokens and cost.",
     # only processes
     "fleet.replicas": "Calls are spread over the instances of a name.",
@@ -96,6 +98,9 @@ PROMISES: dict[str, str] = {
     "fleet.broken_stream": "A stream that breaks off ends with one typed error.",
     "fleet.overloaded": "An instance with as many calls as it may have refuses more with Overloaded.",
     "wire.grpcurl": "A foreign client lists the services by reflection, calls Execute and gets typed errors.",
+    "wire.cancel": "Cancel stops a call by its id and says what it has spent.",
+    "wire.deliver": "A foreign client can put a message into a mailbox.",
+    "wire.deadline": "The gRPC deadline of a foreign client is the call's.",
     "wire.hostile": "Bytes that are no gRPC, and requests that are no calls, do not hurt a server.",
     "wire.too_large": "What is too large only as JSON, or as a reply, ends with MessageTooLarge.",
     "wire.port": "A port in use is a typed error that names the fix.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 from aixgo.errors import AgentFailed, AgentNotFound, InvalidInput
@@ -69,7 +70,7 @@ async def test_a_concurrency_below_one_is_refused(mesh: Mesh) -> None:
 async def test_an_agent_calls_several_others_in_its_own_call_tree(mesh: Mesh) -> None:
     body = {"targets": ["upper", "nobody", "observer"], "message": "x"}
     reply = await mesh.runtime.call("fan", body, timeout=BOUND)
-    (_, upper), (_, missing), (_, seen) = reply.payload  # type: ignore[misc, union-attr]
+    (_, upper), (_, missing), (_, seen) = cast("list[Any]", reply.payload)
     assert (upper, missing) == ("X", "AgentNotFound")
     assert seen["path"] == ["fan", "observer"]
     assert seen["remaining"] < BOUND

@@ -11,6 +11,7 @@ from aixgo.errors import AgentFailed, AllMembersFailed, NoRoute
 from tests.contract.agents import PRICE
 from tests.contract.conftest import BOUND, Mesh
 from tests.contract.requirements import promise
+from tests.support import eventually
 
 
 @promise("patterns.sequential", "patterns.metadata")
@@ -93,6 +94,13 @@ async def test_patterns_nest(mesh: Mesh) -> None:
     reply = await mesh.runtime.call("nested", "loud", timeout=BOUND)
     assert reply.payload == {"pipeline": "DUOL", "nested/1": "LOUD", "triage": "LOUD"}
     assert (reply.metadata["pattern"], reply.metadata["agent_count"]) == ("parallel", 3)
+
+
+@promise("patterns.idempotent")
+async def test_a_pattern_is_idempotent_when_all_its_members_are(mesh: Mesh) -> None:
+    await eventually(lambda: mesh.runtime.get_agent("gentle-panel").idempotent)
+    assert not mesh.runtime.get_agent("panel").idempotent
+    assert not mesh.runtime.get_agent("nested").idempotent
 
 
 @promise("patterns.metadata", "usage.reply")

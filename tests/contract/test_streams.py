@@ -13,6 +13,7 @@ from aixgo.message import Payload
 from tests.contract.conftest import BOUND, Mesh
 from tests.contract.failures import OutOfStock
 from tests.contract.requirements import promise
+from tests.contract.witnesses import Torrent
 
 
 async def events_of(mesh: Mesh, target: str, message: Message | Payload) -> list[Event]:
@@ -101,6 +102,19 @@ async def test_an_error_is_raised_after_the_events_before_it(mesh: Mesh) -> None
 async def test_a_stream_of_nobody_fails_like_a_call(mesh: Mesh, name: str, error: type[AixgoError]) -> None:
     seen, _ = await until_error(mesh, name, "x", error)
     assert seen == []
+
+
+@promise("stream.bounded")
+async def test_an_agent_waits_for_a_reader_that_stands_still(mesh: Mesh) -> None:
+    async with mesh.runtime.stream("torrent", mesh.key, timeout=BOUND) as events:
+        await anext(events)
+        before, now = -1, len(await mesh.noted(1))
+        while now != before:
+            await asyncio.sleep(0.2)  # long enough for thousands of events, if nothing held them back
+            before, now = now, len(await mesh.noted(1))
+        assert now < Torrent.SIZE // 100 // 2
+        rest = [event async for event in events]
+    assert len(rest) == Torrent.SIZE
 
 
 @promise("stream.leave")

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 import pytest
-from aixgo import CallOptions, Delta, Usage
+from aixgo import CallOptions, Delta, Event, Usage
 from aixgo.errors import BudgetExceeded, DeadlineExceeded
 
 from tests.contract.agents import PRICE
@@ -89,12 +89,12 @@ async def test_a_model_call_over_the_budget_is_refused_before_it_is_made(mesh: M
 
 @promise("budget.refused", "stream.errors")
 async def test_a_streamed_model_call_over_the_budget_is_refused_too(mesh: Mesh) -> None:
-    seen = []
+    streamed: list[Event] = []
     async with mesh.runtime.stream("writer", "x", options=CallOptions(max_tokens=5)) as events:
         with pytest.raises(BudgetExceeded):  # noqa: PT012  # the loop is what raises
             async for event in events:
-                seen.append(event)
-    assert not any(isinstance(event, Delta) for event in seen)
+                streamed.append(event)
+    assert not any(isinstance(event, Delta) for event in streamed)
 
 
 @promise("budget.inherited", "budget.refused")

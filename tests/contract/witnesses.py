@@ -11,7 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from aixgo import Agent, Delta, Event, Message
+from aixgo import Agent, Delta, Event, Message, Result
 from aixgo import call as ambient
 from aixgo.errors import InvalidInput
 
@@ -62,7 +62,7 @@ class JournalReader(Witness):
         if "note" in body:
             self.journal.note(body["key"], body["note"])
             return Message("noted")
-        return Message(list(await self.journal.wait(body["key"], body.get("count", 1))))
+        return Message(list(await self.journal.wait(body["key"], body["count"])))
 
 
 class Slow(Witness):
@@ -128,6 +128,20 @@ class Endless(Witness):
                 await asyncio.sleep(0)
         finally:
             self.journal.note(message.text, "closed")
+
+
+class Torrent(Witness):
+    """Streams SIZE events of 1 KiB as fast as it can; notes every hundredth under the key in the text."""
+
+    name = "torrent"
+    SIZE = 20_000
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        for number in range(self.SIZE):
+            if number % 100 == 0:
+                self.journal.note(message.text, number)
+            yield Delta("x" * 1024)
+        yield Result(Message("over"))
 
 
 class Collector(Witness):

@@ -13,7 +13,11 @@ from tests.support import Process, start_host
 @pytest.fixture(scope="session")
 def host() -> Iterator[Process]:
     """A process that serves a few agents at a fixed address."""
-    with start_host(["upper", "echo", "boom", "sold-out", "words", "breaks-off", "mortal"]) as process:
+    names = (
+        "upper", "boom", "sold-out", "words", "breaks-off", "observer", "journal", "slow", "collector", "writer",
+        "paid-then-slow",
+    )  # fmt: skip
+    with start_host(names) as process:
         yield process.wait_ready()
 
 

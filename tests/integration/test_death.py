@@ -113,7 +113,7 @@ async def test_a_stream_that_is_cut_off_ends_with_one_typed_error() -> None:
             async with runtime.stream("endless", "x") as events:
                 await anext(events)
                 running.hosts[0].kill()
-                errors = []
+                errors: list[Unavailable] = []
                 for _ in range(2):
                     with pytest.raises(Unavailable) as caught:  # the loop is what raises
                         async for _event in events:

@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from aixgo.errors import CallCancelled
+from aixgo.message import new_id
 from aixgo.v1 import agent_pb2, types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.status import from_rpc
@@ -34,6 +36,13 @@ def find_grpcurl() -> str | None:
         carried = Path(spec.origin).parent / "lib" / "grpcurl"
         return str(carried) if carried.exists() else None
     return found
+
+
+def execute_request(agent: str, message: types_pb2.Message | str = "", **context: Any) -> agent_pb2.ExecuteRequest:
+    """A call as any client could write it."""
+    if isinstance(message, str):
+        message = types_pb2.Message(text=message)
+    return agent_pb2.ExecuteRequest(agent=agent, message=message, context=types_pb2.CallContext(**context))
 
 
 GRPCURL = find_grpcurl()
@@ -86,7 +95,8 @@ def test_grpcurl_sees_the_code_and_the_details_of_an_error(host: Process) -> Non
 
 def frames(text: str) -> list[Any]:
     """The JSON documents that grpcurl prints one after another."""
-    decoder, found, at = json.JSONDecoder(), [], 0
+    decoder, at = json.JSONDecoder(), 0
+    found: list[Any] = []
     while at < len(text.rstrip()):
         document, at = decoder.raw_decode(text, at + len(text[at:]) - len(text[at:].lstrip()))
         found.append(document)
@@ -95,7 +105,7 @@ def frames(text: str) -> list[Any]:
 
 @promise("wire.health")
 async def test_health_is_known_for_the_process_and_for_each_agent(channel: grpc.aio.Channel) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # its stubs are untyped
     for name in ("", "upper", "boom"):
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=TIMEOUT)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -131,14 +141,18 @@ async def test_bytes_that_are_no_grpc_do_not_hurt_the_server(
 ) -> None:
     name, _, port = host.address.rpartition(":")
     reader, writer = await asyncio.open_connection(name, int(port))
-    writer.write(garbage)
-    if garbage:
-        async with asyncio.timeout(TIMEOUT):
-            await writer.drain()
-            writer.write_eof()
-            with suppress(ConnectionResetError):
+    try:
+        if garbage:
+            async with asyncio.timeout(TIMEOUT):
+                writer.write(garbage)
+                writer.write_eof()
                 await reader.read()
-    writer.close()
+    except OSError:
+        pass  # the server may close or reset the connection at any of these
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
     await still_serves(channel)
 
 
@@ -146,17 +160,17 @@ async def test_bytes_that_are_no_grpc_do_not_hurt_the_server(
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
-        (agent_pb2.ExecuteRequest(), "INVALID_ARGUMENT", "agent is empty"),
-        (agent_pb2.ExecuteRequest(agent="no\nbody"), "NOT_FOUND", "no agent named"),
-        (agent_pb2.ExecuteRequest(agent="upper", message={"json": b"{"}), "INVALID_ARGUMENT", "not valid JSON"),
-        (agent_pb2.ExecuteRequest(agent="upper", message={"metadata": b"[]"}), "INVALID_ARGUMENT", "metadata"),
+        (execute_request(""), "INVALID_ARGUMENT", "agent is empty"),
+        (execute_request("no\nbody"), "NOT_FOUND", "no agent named"),
+        (execute_request("upper", types_pb2.Message(json=b"{")), "INVALID_ARGUMENT", "not valid JSON"),
+        (execute_request("upper", types_pb2.Message(metadata=b"[]")), "INVALID_ARGUMENT", "metadata"),
         (
-            agent_pb2.ExecuteRequest(agent="upper", context={"depth": ENDLESS_DEPTH}),
+            execute_request("upper", depth=ENDLESS_DEPTH),
             "RESOURCE_EXHAUSTED",
             "calls inside one another",
         ),
         (
-            agent_pb2.ExecuteRequest(agent="upper", context={"grant": {"cost_usd": "NaN"}}),
+            execute_request("upper", grant=types_pb2.Grant(cost_usd="NaN")),
             "INVALID_ARGUMENT",
             "cost_usd",
         ),
@@ -177,7 +191,7 @@ async def test_a_request_that_is_no_call_gets_a_typed_error(
 
 @promise("wire.hostile")
 async def test_a_body_that_is_no_protobuf_is_refused(channel: grpc.aio.Channel) -> None:
-    execute = channel.unary_unary("/aixgo.v1.AgentService/Execute")
+    execute: Any = channel.unary_unary("/aixgo.v1.AgentService/Execute")  # pyright: ignore[reportUnknownMemberType]  # bare bytes have no serializers
     with pytest.raises(grpc.aio.AioRpcError):
         await execute(b"\xff" * 100, timeout=TIMEOUT)
     await still_serves(channel)
@@ -186,15 +200,14 @@ async def test_a_body_that_is_no_protobuf_is_refused(channel: grpc.aio.Channel) 
 @promise("wire.hostile")
 @pytest.mark.parametrize("timeout_ms", [-(2**63), -1, 0, 2**63 - 1])
 async def test_any_timeout_of_the_context_is_bounded_by_the_rpc_s(channel: grpc.aio.Channel, timeout_ms: int) -> None:
-    context = types_pb2.CallContext(timeout_ms=timeout_ms)
-    request = agent_pb2.ExecuteRequest(agent="upper", message={"text": "x"}, context=context)
+    request = execute_request("upper", "x", timeout_ms=timeout_ms)
     answer = await AgentServiceStub(channel).Execute(request, timeout=TIMEOUT)
     assert answer.message.text == "X"
 
 
 @promise("wire.hostile", "stream.terminal")
 async def test_a_stream_that_fails_ends_with_one_error_frame_and_its_status(channel: grpc.aio.Channel) -> None:
-    request = agent_pb2.ExecuteStreamRequest(agent="breaks-off", message={"text": "a b"})
+    request = agent_pb2.ExecuteStreamRequest(agent="breaks-off", message=types_pb2.Message(text="a b"))
     call = AgentServiceStub(channel).ExecuteStream(request, timeout=TIMEOUT)
     kinds: list[str | None] = []
     with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012  # the loop is what raises
@@ -212,14 +225,74 @@ async def test_sessions_are_refused_with_a_typed_error_until_they_are_offered(ch
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-@promise("cancel.stops")
+@promise("wire.cancel", "cancel.stops")
+async def test_a_call_can_be_cancelled_by_its_id(channel: grpc.aio.Channel) -> None:
+    stub, key = AgentServiceStub(channel), new_id()
+    call = asyncio.create_task(failure_of(stub.Execute(execute_request("slow", key, call_id=key), timeout=TIMEOUT)))
+    await noted(stub, key, 1)
+    answer = await stub.Cancel(agent_pb2.CancelRequest(call_id=key), timeout=TIMEOUT)
+    assert answer.found
+    assert await noted(stub, key, 2) == ["started", "cancelled"]
+    error = await call
+    assert error.code() is grpc.StatusCode.CANCELLED
+    assert isinstance(from_rpc(error), CallCancelled)
+
+
+@promise("wire.cancel")
+async def test_cancel_says_what_the_call_has_spent(channel: grpc.aio.Channel) -> None:
+    stub, key = AgentServiceStub(channel), new_id()
+    request = execute_request("paid-then-slow", key, call_id=key)
+    call = asyncio.create_task(failure_of(stub.Execute(request, timeout=TIMEOUT)))
+    await noted(stub, key, 1)
+    answer = await stub.Cancel(agent_pb2.CancelRequest(call_id=key), timeout=TIMEOUT)
+    assert (answer.usage.llm_calls, answer.usage.prompt_tokens) == (1, 1)
+    assert (await call).code() is grpc.StatusCode.CANCELLED
+
+
+@promise("wire.cancel")
 async def test_cancelling_what_is_not_known_is_no_error(channel: grpc.aio.Channel) -> None:
     answer = await AgentServiceStub(channel).Cancel(agent_pb2.CancelRequest(call_id="gone"), timeout=TIMEOUT)
     assert not answer.found
 
 
+@promise("wire.deadline")
+async def test_the_deadline_of_the_rpc_is_the_deadline_of_the_call(channel: grpc.aio.Channel) -> None:
+    stub = AgentServiceStub(channel)
+    answer = await stub.Execute(execute_request("observer"), timeout=TIMEOUT)
+    assert 0.0 < json.loads(answer.message.json)["remaining"] < TIMEOUT
+    answer = await stub.Execute(execute_request("observer"))
+    assert 250.0 < json.loads(answer.message.json)["remaining"] <= 300.0
+
+
+@promise("wire.deliver", "messages.delivered")
+async def test_a_message_can_be_put_into_a_mailbox(channel: grpc.aio.Channel, host: Process) -> None:
+    stub, key = AgentServiceStub(channel), new_id()
+    message = types_pb2.Message(text="hello", session_id=key)
+    answer = await stub.Deliver(agent_pb2.DeliverRequest(agent="collector", message=message), timeout=TIMEOUT)
+    assert answer.instance_id == host.instance_id
+    (entry,) = await noted(stub, key, 1)
+    assert entry["payload"] == "hello"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Deliver(agent_pb2.DeliverRequest(agent="nobody", message=message), timeout=TIMEOUT)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def noted(stub: AgentServiceStub, key: str, count: int) -> list[Any]:
+    """What agents noted under a key, once there are `count` entries."""
+    asked = types_pb2.Message(json=json.dumps({"key": key, "count": count}).encode())
+    answer = await stub.Execute(execute_request("journal", asked), timeout=TIMEOUT)
+    return json.loads(answer.message.json)
+
+
+async def failure_of(call: Any) -> grpc.aio.AioRpcError:
+    """The error of an RPC that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
 async def still_serves(channel: grpc.aio.Channel) -> None:
     """Fail when the server does not answer a plain call any more."""
-    request = agent_pb2.ExecuteRequest(agent="upper", message={"text": "ok"})
+    request = execute_request("upper", "ok")
     answer = await AgentServiceStub(channel).Execute(request, timeout=TIMEOUT, wait_for_ready=True)
     assert answer.message.text == "OK"
