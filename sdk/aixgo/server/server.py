@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -99,6 +99,8 @@ class AgentServer:
         try:
             await self._wind_down()
         finally:
+            if self._server is not None:
+                await self._server.stop(None)  # at once, where the drain was cut short
             self._stopped.set()
 
     async def wait_stopped(self) -> None:
@@ -161,12 +163,15 @@ class AgentServer:
             await asyncio.sleep(READY_POLL)
             now = self.describe()
             if now != published:
+                gone = published.by_name.keys() - now.by_name.keys()
                 published = now
-                await self._publish_health(now)
+                await self._publish_health(now, gone)
                 if self._registrar is not None:
                     await self._registrar.announce()
 
-    async def _publish_health(self, instance: Instance) -> None:
+    async def _publish_health(self, instance: Instance, gone: Iterable[str] = ()) -> None:
+        for name in gone:
+            await self._health.set(name, self._not_serving)
         for agent in instance.agents:
             await self._health.set(agent.name, self._serving if agent.ready else self._not_serving)
         await self._health.set("", self._serving)
@@ -184,7 +189,7 @@ def bind(server: grpc.aio.Server, listen: str) -> str:
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ConfigError(f"cannot listen on {listen!r}: write host:port, like 127.0.0.1:50051, or port 0 for any")
     try:
-        bound = server.add_insecure_port(listen)
+        bound = server.add_insecure_port(listen if host else f"[::]:{port}")
     except RuntimeError as error:
         raise WrongState(
             f"cannot listen on {listen}: the port is in use or the address is not this machine's;"
