@@ -17,13 +17,12 @@ from pathlib import Path
 from statistics import median
 
 import grpc.aio
-from rich.console import Console
-from rich.table import Table
-
 from aixgo import DistributedRuntime, LocalRuntime, Message, agent
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.codec import encode_message
+from rich.console import Console
+from rich.table import Table
 
 PEERS = Path(__file__).with_name("peers.py")
 PAYLOAD = "x" * 1024
@@ -87,7 +86,11 @@ async def local_call() -> tuple[str, str, str]:
         await runtime.call("measured", "x")
     bare, called = median(row[0] for row in rows), median(row[1] for row in rows)
     added = (called - bare) * 1e6
-    return "LocalRuntime.call above a bare await", f"{added:.1f} us added ({bare * 1e6:.1f} -> {called * 1e6:.1f})", "<= 5 us"
+    return (
+        "LocalRuntime.call above a bare await",
+        f"{added:.1f} us added ({bare * 1e6:.1f} -> {called * 1e6:.1f})",
+        "<= 5 us",
+    )
 
 
 async def remote_call() -> list[tuple[str, str, str]]:
@@ -159,14 +162,22 @@ async def fan_out() -> tuple[str, str, str]:
                 await channel.close()
     ratio = median(o / r for o, r in zip(our_rounds, raw_rounds, strict=True))
     raw, ours = median(raw_rounds) * 1000, median(our_rounds) * 1000
-    return "call_parallel to 100 agents in 4 processes", f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)", "-"
+    return (
+        "call_parallel to 100 agents in 4 processes",
+        f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)",
+        "-",
+    )
 
 
 def memory() -> list[tuple[str, str, str]]:
     with peer("raw") as (_, raw_pid, raw_start), peer("agent", "1") as (_, pid, start):
         raw, ours = _resident(raw_pid), _resident(pid)
     return [
-        ("memory of one agent process", f"{ours / raw:.2f} x a raw grpc.aio server ({raw:.0f} -> {ours:.0f} MiB)", "<= 1.3"),
+        (
+            "memory of one agent process",
+            f"{ours / raw:.2f} x a raw grpc.aio server ({raw:.0f} -> {ours:.0f} MiB)",
+            "<= 1.3",
+        ),
         ("process start to serving", f"{start:.2f} s (raw {raw_start:.2f} s)", "-"),
     ]
 

@@ -6,7 +6,6 @@ import asyncio
 import sys
 
 import grpc.aio
-
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 
@@ -14,7 +13,7 @@ from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServic
 class RawEcho(AgentServiceServicer):
     """Echoes the same messages as the agent below, with nothing between grpc.aio and the reply."""
 
-    async def Execute(self, request, context):
+    async def Execute(self, request, context):  # noqa: N802  # gRPC names it
         return pb.ExecuteResponse(message=request.message)
 
 
