@@ -35,7 +35,7 @@ _UNUSED_BY_FUNCTIONS = ("model", "prompt", "inputs", "outputs", "config")
 def build_agents(config: Config, models: Models | None = None, only: Collection[str] | None = None) -> list[Agent]:
     """The agents and orchestrators of a configuration, or of it `only` those with these names.
 
-    The working directory becomes importable for roles like `my_pkg.agents:Analyst`. `models` is the process's; without
+    The working directory and the file's own folder become importable for roles like `my_pkg.agents:Analyst`. `models` is the process's; without
     it each agent makes its own. Raises ConfigError, with file, line and reason.
     """
     wanted = set(config.names if only is None else only)
@@ -110,24 +110,25 @@ def _role(config: Config, location: Location, spec: AgentSpec) -> Any:
             raise ConfigError(f"{where}: {error.message}") from error
     module, _, name = path.partition(":")
     try:
-        found = getattr(_imported(module), name)
+        found = getattr(_imported(module, config), name)
     except AttributeError as error:
         raise ConfigError(f"{where}: role {path!r} cannot be imported: {error}") from error
     except Exception as error:
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"{where}: role {path!r} cannot be imported: {reason}; check the path, and that {module} lies in"
-            " the working directory or is installed"
+            " the working directory, beside the file, or is installed"
         ) from error
     if not (isinstance(found, FunctionAgent) or (inspect.isclass(found) and issubclass(found, Agent))):
         raise ConfigError(f"{where}: role {path!r} is neither a subclass of aixgo.Agent nor made by @agent")
     return found
 
 
-def _imported(module: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+def _imported(module: str, config: Config) -> Any:
+    folders = [Path.cwd(), *(() if config.folder is None else (config.folder.resolve(),))]
+    for folder in reversed(folders):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     return importlib.import_module(module)
 
 

@@ -8,6 +8,7 @@ Python: `Config(version=2, agents=(...))`.
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
@@ -186,6 +187,11 @@ class Config(_Section):
         if self._source is None:
             return dotted(location)
         return at(self._source.path, self._source.line(location))
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of its file; None when the configuration comes from no file."""
+        return None if self._source is None else Path(self._source.path).parent
 
     def read_from(self, source: Document) -> "Config":
         """The same, knowing the file that it was read from."""
