@@ -46,7 +46,7 @@ tool_calls = st.one_of(
 )
 events = (
     st.builds(Delta, texts, paths) | st.builds(MemberStarted, paths) | st.builds(Result, messages, paths) | tool_calls
-    | st.builds(MemberFinished, messages, path=paths)
+    | st.builds(MemberFinished, messages, path=paths, instance_id=texts)
 )  # fmt: skip
 
 

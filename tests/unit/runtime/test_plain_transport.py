@@ -1,0 +1,183 @@
+"""The plain transport against servers that behave badly, over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from aixgo.errors import (
+    AgentFailed,
+    CallCancelled,
+    DeadlineExceeded,
+    InstanceLost,
+    InternalError,
+    NotSupported,
+    StreamBroken,
+)
+from aixgo.events import Delta, Event
+from aixgo.runtime.channels import ChannelPool
+from aixgo.runtime.plain import PlainTransport, TransportFailed
+from aixgo.usage import Ledger, Usage
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
+from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from aixgo.wire.codec import encode_error
+
+
+class Misbehaving(AgentServiceServicer):
+    """Does what the name of the agent says. A call that it was told to cancel has spent 7 tokens."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.cancelled: list[str] = []
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:
+        self.begun.set()
+        if request.agent == "abort":
+            await context.abort(grpc.StatusCode.DATA_LOSS, "a proxy said so")
+        if request.agent == "raise":
+            raise ValueError("not mapped")
+        await asyncio.Event().wait()
+        return pb.ExecuteResponse()
+
+    async def ExecuteStream(
+        self, request: pb.ExecuteStreamRequest, context: Any
+    ) -> AsyncIterator[pb.ExecuteStreamResponse]:
+        yield pb.ExecuteStreamResponse(event=types_pb2.Event(delta=types_pb2.Delta(text="a")))
+        if request.agent == "unknown event":
+            yield pb.ExecuteStreamResponse(event=types_pb2.Event())
+        if request.agent == "error frame only":
+            yield pb.ExecuteStreamResponse(error=encode_error(AgentFailed("no")))
+        if request.agent == "hang":
+            await asyncio.Event().wait()
+
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
+        self.cancelled.append(request.call_id)
+        return pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
+
+
+class Peer:
+    def __init__(self, servicer: Misbehaving, address: str, server: grpc.aio.Server) -> None:
+        self.servicer, self.address, self.server = servicer, address, server
+        self.pool = ChannelPool(max_message_bytes=10_000)
+        self.transport = PlainTransport(self.pool)
+        self.ledger = Ledger()
+
+    async def execute(self, agent: str, timeout: float = 20) -> pb.ExecuteResponse:
+        request = pb.ExecuteRequest(agent=agent, context={"call_id": "id"})
+        return await self.transport.execute(self.address, request, timeout, None, self.ledger)
+
+    async def stream(self, agent: str, timeout: float = 20) -> list[Event]:
+        request = pb.ExecuteStreamRequest(agent=agent, context={"call_id": "id"})
+        return [event async for event in self.transport.stream(self.address, request, timeout, None, self.ledger)]
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    servicer, server = Misbehaving(), grpc.aio.server()
+    add_AgentServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    made = Peer(servicer, address, server)
+    yield made
+    await made.pool.close()
+    await server.stop(None)
+
+
+async def test_a_status_without_details_from_a_broken_process_is_the_transports_failure(peer: Peer) -> None:
+    with pytest.raises(TransportFailed) as caught:
+        await peer.execute("raise")
+    assert isinstance(caught.value.error, InternalError)
+    assert peer.ledger.usage == Usage(incomplete=True)
+
+
+async def test_another_status_without_details_is_an_answer(peer: Peer) -> None:
+    with pytest.raises(InternalError, match="DATA_LOSS: a proxy said so"):
+        await peer.execute("abort")
+
+
+async def test_a_server_that_does_not_answer_in_time_is_a_typed_error_with_incomplete_usage(peer: Peer) -> None:
+    with pytest.raises(DeadlineExceeded, match="did not answer before the deadline"):
+        await peer.execute("hang", timeout=0.05)
+    assert peer.ledger.usage == Usage(incomplete=True)
+
+
+async def test_nobody_at_the_address_was_never_accepted_and_cost_nothing(peer: Peer) -> None:
+    peer.address = "127.0.0.1:1"
+    with pytest.raises(TransportFailed) as caught:
+        await peer.execute("hang")
+    assert isinstance(caught.value.error, InstanceLost)
+    assert not caught.value.error.accepted
+    assert peer.ledger.usage == Usage()
+
+
+async def test_a_cancelled_call_learns_what_it_spent(peer: Peer) -> None:
+    task = asyncio.create_task(peer.execute("hang"))
+    await peer.servicer.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert peer.servicer.cancelled == ["id"]
+    assert peer.ledger.usage == Usage(7, llm_calls=1)
+
+
+async def test_a_server_that_dies_under_a_call_is_the_transports_failure(peer: Peer) -> None:
+    task = asyncio.create_task(peer.execute("hang"))
+    await peer.servicer.begun.wait()
+    await peer.server.stop(None)
+    with pytest.raises(TransportFailed) as caught:
+        await task
+    assert isinstance(caught.value.error, (InstanceLost, CallCancelled))
+    assert peer.ledger.usage.incomplete
+
+
+async def test_closing_the_pool_under_a_call_is_no_cancellation_of_its_caller(peer: Peer) -> None:
+    task = asyncio.create_task(peer.execute("hang"))
+    await peer.servicer.begun.wait()
+    await peer.pool.close()
+    with pytest.raises(TransportFailed, match="the channel was closed during the call"):
+        await task
+
+
+async def test_a_stream_without_a_terminal_frame_broke_off(peer: Peer) -> None:
+    with pytest.raises(TransportFailed) as caught:
+        await peer.stream("just stop")
+    assert isinstance(caught.value.error, StreamBroken)
+    assert peer.ledger.usage == Usage(7, llm_calls=1)
+
+
+async def test_an_error_frame_is_terminal_whatever_the_status_after_it(peer: Peer) -> None:
+    with pytest.raises(AgentFailed, match="no"):
+        await peer.stream("error frame only")
+    assert peer.servicer.cancelled == []
+
+
+async def test_an_event_of_a_newer_version_ends_the_stream_typed_and_cancels_the_call(peer: Peer) -> None:
+    with pytest.raises(InternalError, match="update the caller"):
+        await peer.stream("unknown event")
+    assert peer.servicer.cancelled == ["id"]
+
+
+async def test_a_stream_that_is_left_early_is_cancelled_and_learns_what_it_spent(peer: Peer) -> None:
+    request = pb.ExecuteStreamRequest(agent="hang", context={"call_id": "id"})
+    events = peer.transport.stream(peer.address, request, 20, None, peer.ledger)
+    assert await anext(events) == Delta("a")
+    await events.aclose()
+    assert peer.servicer.cancelled == ["id"]
+    assert peer.ledger.usage == Usage(7, llm_calls=1)
+
+
+async def test_a_process_without_a_health_service_counts_as_healthy_and_nobody_does_not(peer: Peer) -> None:
+    assert await peer.transport.healthy(peer.address)
+    assert not await peer.transport.healthy("127.0.0.1:1")
+
+
+async def test_what_a_peer_does_not_implement_is_not_supported(peer: Peer) -> None:
+    with pytest.raises(NotSupported):
+        await peer.transport.describe(peer.address, 20)
+    with pytest.raises(NotSupported):
+        await peer.transport.deliver(peer.address, pb.DeliverRequest(agent="a"), 20, None)
