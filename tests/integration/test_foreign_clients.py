@@ -191,7 +191,7 @@ async def test_a_request_that_is_no_call_gets_a_typed_error(
 
 @promise("wire.hostile")
 async def test_a_body_that_is_no_protobuf_is_refused(channel: grpc.aio.Channel) -> None:
-    execute: Any = channel.unary_unary("/aixgo.v1.AgentService/Execute")  # pyright: ignore[reportUnknownMemberType]  # bare bytes have no serializers
+    execute: Any = channel.unary_unary("/aixgo.v1.AgentService/Execute")  # pyright: ignore[reportUnknownMemberType]
     with pytest.raises(grpc.aio.AioRpcError):
         await execute(b"\xff" * 100, timeout=TIMEOUT)
     await still_serves(channel)
@@ -262,6 +262,14 @@ async def test_the_deadline_of_the_rpc_is_the_deadline_of_the_call(channel: grpc
     assert 0.0 < json.loads(answer.message.json)["remaining"] < TIMEOUT
     answer = await stub.Execute(execute_request("observer"))
     assert 250.0 < json.loads(answer.message.json)["remaining"] <= 300.0
+
+
+@promise("usage.stripped")
+async def test_usage_that_a_foreign_client_writes_is_ignored(channel: grpc.aio.Channel) -> None:
+    forged = types_pb2.Message(text="x", usage=types_pb2.Usage(prompt_tokens=1_000_000, llm_calls=1))
+    answer = await AgentServiceStub(channel).Execute(execute_request("observer", forged), timeout=TIMEOUT)
+    assert json.loads(answer.message.json)["usage"] == 0
+    assert not answer.message.HasField("usage")
 
 
 @promise("wire.deliver", "messages.delivered")
