@@ -85,7 +85,7 @@ def test_an_agent_is_reactive_when_its_class_starts_something() -> None:
 
 
 def test_an_agent_that_is_not_registered_says_how_to_register_it() -> None:
-    with pytest.raises(WrongState, match="agent 'echo' is not registered; call runtime.register"):
+    with pytest.raises(WrongState, match=r"agent 'echo' is not registered; call runtime.register"):
         _ = Echo().runtime
 
 

@@ -33,7 +33,7 @@ def test_another_payload_is_refused_by_its_type_with_the_fix(payload: Any) -> No
 
 @pytest.mark.parametrize("metadata", ["a=b", [("a", 1)], 7])
 def test_metadata_that_is_no_mapping_is_refused(metadata: Any) -> None:
-    with pytest.raises(InvalidMessage, match="metadata is a .*; pass a dict"):
+    with pytest.raises(InvalidMessage, match=r"metadata is a .*; pass a dict"):
         Message("x", metadata)
 
 

@@ -154,7 +154,7 @@ async def test_some_may_fail_and_the_reply_says_which_and_why() -> None:
 
 async def test_when_all_fail_each_reason_is_told() -> None:
     with pytest.raises(
-        AllMembersFailed, match="all 2 agents failed: fails: AgentFailed.*; nobody: AgentNotFound"
+        AllMembersFailed, match=r"all 2 agents failed: fails: AgentFailed.*; nobody: AgentNotFound"
     ) as caught:
         await reply(Parallel("p", ["fails", "nobody"]))
     assert set(caught.value.fields["errors"]) == {"fails", "nobody"}

@@ -75,7 +75,10 @@ def test_only_a_usable_instance_is_chosen_and_one_is_whenever_there_is_any(
 
 @pytest.mark.parametrize(
     "unusable",
-    [instance("x", InstanceState.DRAINING), instance("x", InstanceState.NOT_READY), instance("x", ready=False), instance("x", agent="b")],
+    [
+        instance("x", InstanceState.DRAINING), instance("x", InstanceState.NOT_READY), instance("x", ready=False),
+        instance("x", agent="b"),
+    ],
     ids=["draining", "not ready", "agent not ready", "another agent"],
 )  # fmt: skip
 def test_an_instance_that_takes_no_calls_is_not_chosen_even_alone(unusable: Instance) -> None:

@@ -58,7 +58,7 @@ async def test_a_message_is_passed_as_it_is(runtime: LocalRuntime) -> None:
 
 
 async def test_what_lies_beyond_the_process_is_not_supported(runtime: LocalRuntime) -> None:
-    with pytest.raises(NotSupported, match="b at box:1.*use DistributedRuntime"):
+    with pytest.raises(NotSupported, match=r"b at box:1.*use DistributedRuntime"):
         await runtime.connect("b", "box:1")
     with pytest.raises(NotSupported, match="use DistributedRuntime"):
         await runtime.disconnect("b")
@@ -96,7 +96,7 @@ def test_only_agents_with_usable_names_are_registered(runtime: LocalRuntime) -> 
     async def bare(message: Message) -> str:
         return "x"
 
-    with pytest.raises(InvalidInput, match="a function is no Agent; subclass aixgo.Agent, or use @agent"):
+    with pytest.raises(InvalidInput, match=r"a function is no Agent; subclass aixgo.Agent, or use @agent"):
         runtime.register(bare)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidInput, match="agent name 'no name'"):
         runtime.register(echo.renamed("no name"))

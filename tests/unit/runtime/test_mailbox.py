@@ -37,7 +37,7 @@ async def test_letters_come_in_the_order_they_were_put() -> None:
 
 async def test_a_full_mailbox_refuses_and_says_where_the_limit_is_set() -> None:
     mailbox = filled("a", size=1)
-    with pytest.raises(MailboxFull, match="'box' holds 1 messages; .* mailbox_size") as caught:
+    with pytest.raises(MailboxFull, match=r"'box' holds 1 messages; .* mailbox_size") as caught:
         mailbox.put(Letter(Message("b")))
     assert caught.value.fields == {"agent": "box", "size": 1}
     assert caught.value.retry_after == 1.0

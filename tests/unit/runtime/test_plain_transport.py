@@ -35,7 +35,7 @@ class Misbehaving(AgentServiceServicer):
         self.begun = asyncio.Event()
         self.cancelled: list[str] = []
 
-    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:
+    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:  # noqa: N802  # named by the proto
         self.begun.set()
         if request.agent == "abort":
             await context.abort(grpc.StatusCode.DATA_LOSS, "a proxy said so")
@@ -44,7 +44,7 @@ class Misbehaving(AgentServiceServicer):
         await asyncio.Event().wait()
         return pb.ExecuteResponse()
 
-    async def ExecuteStream(
+    async def ExecuteStream(  # noqa: N802  # named by the proto
         self, request: pb.ExecuteStreamRequest, context: Any
     ) -> AsyncIterator[pb.ExecuteStreamResponse]:
         yield pb.ExecuteStreamResponse(event=types_pb2.Event(delta=types_pb2.Delta(text="a")))
@@ -55,7 +55,7 @@ class Misbehaving(AgentServiceServicer):
         if request.agent == "hang":
             await asyncio.Event().wait()
 
-    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802  # named by the proto
         self.cancelled.append(request.call_id)
         return pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
 

@@ -101,7 +101,7 @@ async def test_a_source_without_a_result_is_a_broken_stream() -> None:
         yield Delta("a")
 
     stream, ended = pumped(stops)
-    with pytest.raises(StreamBroken) as caught:
+    with pytest.raises(StreamBroken) as caught:  # noqa: PT012  # what is iterated may raise anywhere
         async with stream as events:
             async for _ in events:
                 pass
@@ -198,7 +198,7 @@ async def test_events_before_the_deadline_are_still_read() -> None:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110  # nothing announces it
         await asyncio.sleep(0.001)
 
 

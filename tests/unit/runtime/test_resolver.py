@@ -149,7 +149,7 @@ async def test_a_closed_pool_leaves_no_task_behind() -> None:
     assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()
 
 
-def test_gRPC_itself_retries_nothing_because_the_rules_are_ours() -> None:
+def test_grpc_itself_retries_nothing_because_the_rules_are_ours() -> None:
     options = dict(channel_options(123))
     assert options["grpc.enable_retries"] == 0
     assert options["grpc.max_receive_message_length"] == options["grpc.max_send_message_length"] == 123

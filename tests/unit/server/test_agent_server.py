@@ -120,7 +120,7 @@ async def test_a_drain_lets_running_calls_end_and_refuses_new_ones() -> None:
         running = asyncio.ensure_future(stub.Execute(pb.ExecuteRequest(agent="slow")))
         await begun.wait()
         draining = [asyncio.create_task(server.drain()) for _ in range(2)]
-        while (await health(channel)) == health_pb2.HealthCheckResponse.SERVING:
+        while (await health(channel)) == health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110  # nothing announces it
             await asyncio.sleep(0)
         with pytest.raises(grpc.aio.AioRpcError, match="draining"):
             await stub.Execute(pb.ExecuteRequest(agent="echo"))
@@ -146,13 +146,16 @@ async def test_a_drain_cancels_what_takes_too_long_and_the_caller_hears_why(capl
 
     made = runtime()
     made.register(endless)
-    async with AgentServer(made, limits=ServerLimits(drain_timeout=0.01)) as server:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            running = asyncio.ensure_future(AgentServiceStub(channel).Execute(pb.ExecuteRequest(agent="endless")))
-            await begun.wait()
-            await server.drain()
-            with pytest.raises(grpc.aio.AioRpcError, match="cancelled where it ran"):
-                await running
+    limits = ServerLimits(drain_timeout=0.01)
+    async with (
+        AgentServer(made, limits=limits) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        running = asyncio.ensure_future(AgentServiceStub(channel).Execute(pb.ExecuteRequest(agent="endless")))
+        await begun.wait()
+        await server.drain()
+        with pytest.raises(grpc.aio.AioRpcError, match="cancelled where it ran"):
+            await running
     assert "took longer than the drain" in caplog.text
 
 
@@ -197,9 +200,9 @@ async def test_readiness_that_changes_is_published(monkeypatch: pytest.MonkeyPat
         assert await status("loading") == health_pb2.HealthCheckResponse.NOT_SERVING
         ready = True
         async with asyncio.timeout(10):
-            while await status("loading") != health_pb2.HealthCheckResponse.SERVING:
+            while await status("loading") != health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0)
         await made.unregister("loading")
         async with asyncio.timeout(10):
-            while await status("loading") == health_pb2.HealthCheckResponse.SERVING:
+            while await status("loading") == health_pb2.HealthCheckResponse.SERVING:  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0)

@@ -103,7 +103,7 @@ def test_metadata_that_is_no_object_is_a_typed_error(data: bytes) -> None:
     "usd", ["much", "1,5", "NaN", "-NaN", "sNaN", "Infinity", "-1", "-0.01", "1e13", "1e999999", "0x10", " "]
 )
 def test_an_amount_that_is_none_is_a_typed_error(usd: str) -> None:
-    with pytest.raises(InvalidMessage, match="cost_usd is .*; send a decimal number"):
+    with pytest.raises(InvalidMessage, match=r"cost_usd is .*; send a decimal number"):
         codec.decode_usd(usd)
 
 

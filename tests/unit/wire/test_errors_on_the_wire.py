@@ -126,7 +126,8 @@ def test_a_users_error_arrives_as_its_class_without_running_its_constructor() ->
 @pytest.mark.parametrize(
     ("code", "cls"),
     [
-        (Code.UNKNOWN, AixgoError), (Code.INVALID_ARGUMENT, errors.InvalidInput), (Code.NOT_FOUND, errors.AgentNotFound),
+        (Code.UNKNOWN, AixgoError), (Code.INVALID_ARGUMENT, errors.InvalidInput),
+        (Code.NOT_FOUND, errors.AgentNotFound),
         (Code.UNAVAILABLE, errors.Unavailable), (Code.RESOURCE_EXHAUSTED, errors.LimitExceeded),
         (Code.INTERNAL, errors.InternalError), (Code.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (Code.ABORTED, errors.OrchestrationFailed), (Code.PERMISSION_DENIED, errors.PermissionDenied), (11, AixgoError),
@@ -159,7 +160,8 @@ def test_retry_after_is_a_retry_info_for_other_languages() -> None:
 @pytest.mark.parametrize("letter", ["x", "%", "é", "漢", "😀", "\ud800", "\n"])
 def test_the_longest_error_fits_into_the_trailers_of_every_language(letter: str) -> None:
     error = errors.rebuild(
-        OutOfStock, letter * 100_000, 3600.0, {"a": letter * 700}, (letter * 128,) * 100, Usage(*[2**62] * 5, Decimal(10) ** 12, 2**62)
+        OutOfStock, letter * 100_000, 3600.0, {"a": letter * 700}, (letter * 128,) * 100,
+        Usage(*[2**62] * 5, Decimal(10) ** 12, 2**62),
     )  # fmt: skip
     assert trailer_bytes(error) < TRAILERS
     for length in (100, 300, 600, 1_000):
@@ -229,9 +231,11 @@ def test_a_status_without_our_details_is_the_transports() -> None:
 @pytest.mark.parametrize(
     ("code", "cls"),
     [
-        (grpc.StatusCode.UNAVAILABLE, errors.InstanceLost), (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
+        (grpc.StatusCode.UNAVAILABLE, errors.InstanceLost),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
         (grpc.StatusCode.CANCELLED, errors.CallCancelled), (grpc.StatusCode.UNIMPLEMENTED, errors.NotSupported),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.LimitExceeded), (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.LimitExceeded),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
         (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDenied), (grpc.StatusCode.DATA_LOSS, errors.InternalError),
         (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidInput), (grpc.StatusCode.UNKNOWN, errors.InternalError),
     ],
