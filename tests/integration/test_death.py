@@ -38,7 +38,12 @@ async def test_killing_one_of_two_instances_fails_no_idempotent_call() -> None:
 async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_anew() -> None:
     with fleet(["upper"], ["upper", "reverse"]) as running:
         async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
-            async with Load(lambda: runtime.call("upper", "x", timeout=BOUND)) as load:
+
+            async def call() -> bool:
+                await runtime.call("upper", "x", timeout=BOUND)
+                return runtime.list_agents() == ["reverse", "upper"]
+
+            async with Load(call) as load:
                 await load.more(100)
                 running.registry.kill()
                 killed = monotonic()
@@ -51,6 +56,7 @@ async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_
                     await all_listed(running.control_plane, expected, until=back + LEASE)
                     await load.more(200)
             assert load.errors == []
+            assert all(load.replies), "the caller forgot agents that had only to register anew"
             assert (await runtime.call("reverse", "ab", timeout=BOUND)).payload == "ba"
 
 
