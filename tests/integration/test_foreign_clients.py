@@ -259,7 +259,7 @@ async def test_cancelling_what_is_not_known_is_no_error(channel: grpc.aio.Channe
 async def test_the_deadline_of_the_rpc_is_the_deadline_of_the_call(channel: grpc.aio.Channel) -> None:
     stub = AgentServiceStub(channel)
     answer = await stub.Execute(execute_request("observer"), timeout=TIMEOUT)
-    assert 0.0 < json.loads(answer.message.json)["remaining"] < TIMEOUT
+    assert 0.0 < json.loads(answer.message.json)["remaining"] < TIMEOUT * 1.05  # gRPC rounds it up on the wire
     answer = await stub.Execute(execute_request("observer"))
     assert 250.0 < json.loads(answer.message.json)["remaining"] <= 300.0
 
