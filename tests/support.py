@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,14 @@ class Process:
         """SIGTERM it, and return its exit code."""
         self._process.terminate()
         return self._process.wait(STOP)
+
+    def freeze(self) -> None:
+        """SIGSTOP it: its connections stay open, and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT it."""
+        self._process.send_signal(signal.SIGCONT)
 
     @property
     def running(self) -> bool:

@@ -87,6 +87,7 @@ PROMISES: dict[str, str] = {
     # only processes
     "fleet.replicas": "Calls are spread over the instances of a name.",
     "fleet.killed": "Killing one of two instances fails no call to an idempotent agent.",
+    "fleet.frozen": "An instance that stands still fails no idempotent call, and has calls again when it moves on.",
     "fleet.control_plane": "Killing the control plane fails no call; when it is back all are listed within one lease.",
     "fleet.lost": "A name whose only instance was killed ends with AgentUnavailable within bounds.",
     "fleet.refused": "A call that an instance refuses is taken by another one, idempotent or not.",

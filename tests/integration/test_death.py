@@ -34,6 +34,22 @@ async def test_killing_one_of_two_instances_fails_no_idempotent_call() -> None:
             assert {reply.metadata["pid"] for reply in load.replies[-100:]} == {running.hosts[1].pid}
 
 
+@promise("fleet.frozen")
+async def test_an_instance_that_stands_still_fails_no_idempotent_call_and_comes_back() -> None:
+    with fleet(["upper"], ["upper"]) as running:
+        frozen = running.hosts[0]
+        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+            async with Load(lambda: runtime.call("upper", "x", timeout=60.0)) as load:
+                await load.more(100)
+                frozen.freeze()
+                await load.more(500)  # the others go on; the calls that are stuck end when the connection is given up
+            assert load.errors == []
+            frozen.thaw()
+            async with Load(lambda: runtime.call("upper", "x", timeout=60.0)) as load:
+                await eventually(lambda: any(reply.metadata["pid"] == frozen.pid for reply in load.replies))
+            assert load.errors == []
+
+
 @promise("fleet.control_plane")
 async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_anew() -> None:
     with fleet(["upper"], ["upper", "reverse"]) as running:
