@@ -31,7 +31,7 @@ POLL = 0.02
 
 
 class Process:
-    """One process of `contract/host.py`. Leaving the `with` kills what still runs."""
+    """One process of `contract/host.py`. Leaving the `with` ends it, in good order as long as it can."""
 
     def __init__(self, *arguments: str) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
@@ -71,6 +71,10 @@ class Process:
         self._process.kill()
         self._process.wait(STOP)
 
+    def terminate(self) -> None:
+        """SIGTERM it, if it still runs."""
+        self._process.terminate()
+
     def drain(self) -> int:
         """SIGTERM it, and return its exit code."""
         self._process.terminate()
@@ -95,7 +99,10 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.running:
+        self.terminate()
+        try:
+            self._process.wait(STOP)
+        except subprocess.TimeoutExpired:
             self.kill()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
@@ -131,7 +138,11 @@ def fleet(*places: Sequence[str]) -> Generator[Fleet]:
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
         hosts = [stack.enter_context(start_host(names, control_plane=[registry.address])) for names in places]
-        yield Fleet(registry, [host.wait_ready() for host in hosts])
+        try:
+            yield Fleet(registry, [host.wait_ready() for host in hosts])
+        finally:
+            for host in hosts:
+                host.terminate()
 
 
 async def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:

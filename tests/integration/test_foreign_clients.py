@@ -191,7 +191,7 @@ async def test_a_request_that_is_no_call_gets_a_typed_error(
 
 @promise("wire.hostile")
 async def test_a_body_that_is_no_protobuf_is_refused(channel: grpc.aio.Channel) -> None:
-    execute: Any = channel.unary_unary("/aixgo.v1.AgentService/Execute")  # pyright: ignore[reportUnknownMemberType]
+    execute: Any = channel.unary_unary("/aixgo.v1.AgentService/Execute")  # pyright: ignore[reportUnknownVariableType]
     with pytest.raises(grpc.aio.AioRpcError):
         await execute(b"\xff" * 100, timeout=TIMEOUT)
     await still_serves(channel)
