@@ -7,6 +7,7 @@ the ready agents are agents like any other. A function becomes an agent with `@a
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +19,8 @@ from aixgo.message import Message
 
 if TYPE_CHECKING:
     from aixgo.runtime.contract import Runtime
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(/[0-9]{1,4})*")
 """An agent's name: letters, digits, `_ . -`. A pattern's unnamed member is `parent/0`."""
@@ -114,6 +117,15 @@ def agent(
         return FunctionAgent(function, name or getattr(function, "__name__", ""), role, idempotent)
 
     return make if function is None else make(function)
+
+
+def is_ready(agent: Agent) -> bool:
+    """What the agent says of its readiness; one whose `ready` raises is not ready, with a log entry."""
+    try:
+        return agent.ready()
+    except Exception:
+        log.exception("ready() of agent %s failed", agent.name)
+        return False
 
 
 def check_name(name: str) -> None:

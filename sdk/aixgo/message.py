@@ -24,7 +24,7 @@ Payload: TypeAlias = "bytes | JSON"
 ModelT = TypeVar("ModelT", bound="BaseModel")
 
 _PAYLOAD_TYPES = (str, bytes, dict, list, int, float, bool, type(None))
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 def new_id() -> str:
@@ -42,7 +42,7 @@ class Message:
     """
 
     payload: Payload = ""
-    metadata: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
     session_id: str = ""
     usage: Usage = NO_USAGE
     id: str = field(default_factory=new_id)

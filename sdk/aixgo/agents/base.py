@@ -5,6 +5,7 @@ Owns no role. Below: the models; above: one file for each role.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -12,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aixgo.agent import Agent
 from aixgo.config.spec import AgentSpec
-from aixgo.errors import ConfigError
+from aixgo.errors import AixgoError, ConfigError
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import Completion
 from aixgo.llm.models import Models
-from aixgo.llm.names import nearest
 from aixgo.message import Message
+from aixgo.names import nearest
+
+log = logging.getLogger(__name__)
 
 ConfigT = TypeVar("ConfigT", bound="RoleConfig")
 
@@ -30,7 +33,8 @@ class RoleConfig(BaseModel):
 
 class ReadyAgent(Agent):
     """An agent made from a spec. With `inputs` or `outputs` it runs reactively: it answers the messages of its mailbox
-    and sends each reply to its outputs.
+    and sends each reply to its outputs. With `inputs` it takes messages of these agents, and of senders that are no
+    agents; others are logged and dropped. A message that fails is delivered again, a few times.
 
     `models` is the process's; without it the agent makes its own from the environment, and closes it in `stop`.
     """
@@ -53,10 +57,25 @@ class ReadyAgent(Agent):
     async def start(self) -> None:
         """Answer the messages of the mailbox until cancelled."""
         async for delivery in self.runtime.recv():
-            async with delivery as message:
-                reply = await self.execute(message)
-                for output in self.spec.outputs:
-                    await self.runtime.send(output.target, reply)
+            try:
+                async with delivery as message:
+                    if self._takes(delivery.sender):
+                        await self._answer(message)
+            except AixgoError:
+                log.exception("agent %s could not answer message %s", self.name, delivery.message.id)
+
+    async def _answer(self, message: Message) -> None:
+        reply = await self.execute(message)
+        for output in self.spec.outputs:
+            await self.runtime.send(output.target, reply)
+
+    def _takes(self, sender: tuple[str, ...]) -> bool:
+        """Whether a message of that sender is for this agent."""
+        sources = {given.source for given in self.spec.inputs}
+        if not sources or not sender or sender[-1] in sources:
+            return True
+        log.warning("agent %s takes no messages of %s; name it under inputs", self.name, sender[-1])
+        return False
 
     async def stop(self) -> None:
         """Close the models that the agent made itself."""
@@ -93,5 +112,5 @@ def reply_to(message: Message, payload: Any, metadata: Mapping[str, Any]) -> Mes
 def _fault(one: Mapping[str, Any], cls: type[RoleConfig]) -> str:
     where = ".".join(map(str, one["loc"]))
     if one["type"] == "extra_forbidden" and len(one["loc"]) == 1:
-        return f"unknown key {where!r}{nearest(where, cls.model_fields)}"
+        return f"unknown key {where!r}; {nearest(where, cls.model_fields)}"
     return f"{where}: {one['msg']}" if where else str(one["msg"])

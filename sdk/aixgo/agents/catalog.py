@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from aixgo.agent import Agent
 from aixgo.errors import ConfigError
-from aixgo.llm.names import nearest
+from aixgo.names import nearest
 
 ROLES: Mapping[str, str] = MappingProxyType(
     {
@@ -31,7 +31,7 @@ def find_role(role: str) -> str:
     if role in LATER:
         raise ConfigError(f"role {role!r} is not supported yet; use one of {', '.join(ROLES)}, or my_pkg.agents:Class")
     if role not in ROLES:
-        raise ConfigError(f"there is no role {role!r}{nearest(role, ROLES)}; or name a class: my_pkg.agents:Class")
+        raise ConfigError(f"there is no role {role!r}; {nearest(role, ROLES)}; or name a class: my_pkg.agents:Class")
     return ROLES[role]
 
 

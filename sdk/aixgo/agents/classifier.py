@@ -18,8 +18,8 @@ from aixgo.agents.leanings import leanings, softmax
 from aixgo.config.spec import AgentSpec
 from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest
 from aixgo.llm.models import Models
-from aixgo.llm.names import nearest
 from aixgo.message import Message, to_json
+from aixgo.names import nearest
 
 AnswerT = TypeVar("AnswerT")
 
@@ -60,7 +60,7 @@ class ClassifierConfig(RoleConfig):
         for at, example in enumerate(self.examples):
             if example.category not in self.categories:
                 known = nearest(example.category, self.categories)
-                raise ValueError(f"examples.{at}: unknown category {example.category!r}{known}")
+                raise ValueError(f"examples.{at}: unknown category {example.category!r}; {known}")
         if "{text}" not in self.template:
             raise ValueError("template: put {text} where the message's text belongs")
         if self.votes > 1 and self.temperature == 0:

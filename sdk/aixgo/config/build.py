@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from aixgo.agent import Agent, FunctionAgent
 from aixgo.agents.catalog import ROLES, find_role
 from aixgo.config.members import with_config_members
-from aixgo.config.problems import nearest
 from aixgo.config.schema import LimitsSpec, PatternSpec
 from aixgo.errors import AixgoError, ConfigError
+from aixgo.names import nearest
 from aixgo.orchestration.base import Limits, Orchestrator
 from aixgo.orchestration.catalog import build
 
@@ -35,8 +35,8 @@ _UNUSED_BY_FUNCTIONS = ("model", "prompt", "inputs", "outputs", "config")
 def build_agents(config: Config, models: Models | None = None, only: Collection[str] | None = None) -> list[Agent]:
     """The agents and orchestrators of a configuration, or of it `only` those with these names.
 
-    The working directory and the file's own folder become importable for roles like `my_pkg.agents:Analyst`. `models` is the process's; without
-    it each agent makes its own. Raises ConfigError, with file, line and reason.
+    The working directory and the file's own folder become importable for roles like `my_pkg.agents:Analyst`. `models`
+    is the process's; without it each agent makes its own. Raises ConfigError, with file, line and reason.
     """
     wanted = set(config.names if only is None else only)
     for name in sorted(wanted - set(config.names)):

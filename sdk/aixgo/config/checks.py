@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import ValidationError
 
 from aixgo.agent import check_name
+from aixgo.agents.catalog import LATER as LATER_ROLES
 from aixgo.config.faults import describe
 from aixgo.config.members import LATER_PATTERNS, PATTERNS, config_members
-from aixgo.config.problems import nearest
 from aixgo.config.schema import Config, PatternSpec, dotted
 from aixgo.errors import InvalidInput
+from aixgo.names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from aixgo.config.document import Document, Location
     from aixgo.config.problems import Problems
 
-LATER_ROLES = ("logger", "planner", "producer", "react")
 """Roles that the design names and that come later."""
 
 Graph: TypeAlias = "Mapping[str, list[str]]"

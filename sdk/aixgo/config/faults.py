@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from aixgo.config.problems import Problems, nearest
+from aixgo.config.problems import Problems
 from aixgo.config.schema import TAGS, Config, dotted
+from aixgo.names import nearest
 
 if TYPE_CHECKING:
     from aixgo.config.document import Document, Location

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 PATTERNS = ("parallel", "router", "sequential")
 """Patterns that are built."""
-LATER_PATTERNS = ("debate", "ensemble", "hierarchical", "rag", "reflection", "supervisor", "swarm")
+LATER_PATTERNS = (
+    "debate",
+    "ensemble",
+    "hierarchical",
+    "mapreduce",
+    "planning",
+    "rag",
+    "reflection",
+    "supervisor",
+    "swarm",
+)
 """Patterns that the design names and that come later."""
 AGGREGATIONS = frozenset({"merge"})
 """What a parallel's `aggregator` may say instead of an agent's name."""

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aixgo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 MAX_SHOWN = 20
@@ -58,12 +56,3 @@ class Problems:
 def at(path: Path, line: int) -> str:
     """`file:line`, or just the file when there is no line."""
     return f"{path}:{line}" if line else str(path)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What to say about a word that is not among the known ones: the nearest of them, else all."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known are: {', '.join(names)}" if names else "none are known here"

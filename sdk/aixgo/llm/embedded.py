@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import socket
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from aixgo.errors import ConfigError, InvalidCompletion, InvalidMessage, ProviderUnavailable
+from aixgo.errors import ConfigError, InvalidCompletion, InvalidMessage, ProviderUnavailable, WrongState
 from aixgo.llm.contract import ChatMessage, Chunk, Completion, CompletionRequest, ToolOffer, ToolUse
-from aixgo.llm.names import nearest
 from aixgo.llm.openai import Endpoint, OpenAIClient
 from aixgo.llm.weights import require_weights
 from aixgo.message import from_json
+from aixgo.names import nearest
 
 MODEL = "smollm2-135m"
 """The one model that is embedded; `local/smollm2-135m` to users."""
@@ -53,9 +54,10 @@ class ServedModel:
 def serve_model(path: Path, host: str = "127.0.0.1", port: int = 0, n_parallel: int = DEFAULT_PARALLEL) -> ServedModel:
     """Load the weights at `path` and serve them; blocks for about a second. Port 0 is any free one.
 
-    Raises ConfigError when xllamacpp is not installed, ProviderUnavailable when the model cannot be loaded or the port
-    is taken.
+    Raises ConfigError when xllamacpp is not installed, WrongState when the port is taken, ProviderUnavailable when the
+    model cannot be loaded.
     """
+    _check_port(host, port)
     llama = _import_llama()
     params = llama.CommonParams()
     params.model.path = str(path)
@@ -74,10 +76,22 @@ def serve_model(path: Path, host: str = "127.0.0.1", port: int = 0, n_parallel: 
         ) from error
 
 
+def _check_port(host: str, port: int) -> None:
+    """Raise WrongState when the port is taken: the engine itself only says that it could not start."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise WrongState(
+                f"cannot serve the model at {host}:{port}: {error.strerror}; choose another port"
+            ) from error
+
+
 def check_embedded(model: str) -> None:
     """Raise ConfigError when `model` is not the embedded one."""
     if model != MODEL:
-        raise ConfigError(f"there is no embedded model {model!r}{nearest(model, [MODEL])}")
+        raise ConfigError(f"there is no embedded model {model!r}; {nearest(model, [MODEL])}")
 
 
 class EmbeddedClient:

@@ -18,10 +18,10 @@ from aixgo.llm.chat import Chat
 from aixgo.llm.contract import Client, Provider
 from aixgo.llm.embedded import EmbeddedClient, check_embedded
 from aixgo.llm.metering import Metered
-from aixgo.llm.names import nearest
 from aixgo.llm.openai import Endpoint, OpenAIClient
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.scripted import ScriptedClient, ScriptedModel
+from aixgo.names import nearest
 
 LATER = {"anthropic": "Anthropic", "gemini": "Google Gemini"}
 """Vendors that the design names and that are not built yet."""
@@ -135,7 +135,7 @@ class Models:
         if vendor in LATER:
             raise ConfigError(f"models of {LATER[vendor]} ({vendor}/...) are not supported yet; use one of {VENDORS}")
         if vendor not in _OPENAI_FORMAT:
-            raise ConfigError(f"there is no model vendor {vendor!r}{nearest(vendor, VENDORS)}")
+            raise ConfigError(f"there is no model vendor {vendor!r}; {nearest(vendor, VENDORS)}")
         return OpenAIClient(self._endpoint(vendor))
 
     def _endpoint(self, name: str) -> Endpoint:

@@ -33,8 +33,8 @@ from typing import Any, TypeAlias, cast
 from aixgo import errors
 from aixgo.errors import AixgoError, ConfigError
 from aixgo.llm.contract import Chunk, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
-from aixgo.llm.names import nearest
 from aixgo.message import to_json
+from aixgo.names import nearest
 from aixgo.usage import Usage
 
 _WORD = re.compile(r"\S+\s*")
@@ -151,7 +151,7 @@ class ScriptedClient:
                 return ScriptedModel(partial(_raise, _error_class(argument)))
             case _:
                 known = [*self._models, "echo", "upper", "fixed:TEXT", "choose:VALUE", "slow", "fail:CLASS"]
-                raise ConfigError(f"there is no model test/{model}{nearest(name, known)}")
+                raise ConfigError(f"there is no model test/{model}; {nearest(name, known)}")
 
 
 def count_words(text: str) -> int:
@@ -191,7 +191,7 @@ def _error_class(name: str) -> type[AixgoError]:
         return found
     kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, AixgoError)]
     known = [kind.__name__ for kind in kinds]
-    raise ConfigError(f"test/fail:{name} names no class of aixgo.errors{nearest(name, known)}")
+    raise ConfigError(f"test/fail:{name} names no class of aixgo.errors; {nearest(name, known)}")
 
 
 def _raise(cls: type[AixgoError], _: CompletionRequest) -> Scripted:

@@ -78,6 +78,11 @@ class Orchestrator(Agent):
         return tuple(dict.fromkeys(name_of(member) for member in self._members))
 
     @property
+    def agent_count(self) -> int:
+        """How many agents it works with, one that is there twice counted twice."""
+        return len(self._members)
+
+    @property
     def idempotent(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # here it follows from others
         """True when all members, as far as they are known, are idempotent."""
         return self._runtime is not None and _all_idempotent(self, self._runtime, set())
@@ -143,7 +148,7 @@ class Orchestrator(Agent):
         state.check_depth(self.limits.max_depth)
         if self.limits.max_tokens is not None or self.limits.max_cost_usd is not None:
             state.budget = Budget(self.limits.max_tokens, self.limits.max_cost_usd, above=state.budget)
-        attributes = {"pattern": self.pattern, "orchestrator": self.name, "agent_count": len(self.agents)}
+        attributes = {"pattern": self.pattern, "orchestrator": self.name, "agent_count": self.agent_count}
         with spans.span(f"orchestration.{self.pattern}", attributes) as span:
             calls = MemberCalls(self, self.runtime, state, sink, span)
             try:
@@ -153,7 +158,7 @@ class Orchestrator(Agent):
                 if state.ledger.usage.cost_usd is not None:
                     span.set("cost.total_usd", float(state.ledger.usage.cost_usd))
         return reply.with_metadata(
-            pattern=self.pattern, agent_count=len(self.agents), **usage_metadata(state.ledger.usage)
+            pattern=self.pattern, agent_count=self.agent_count, **usage_metadata(state.ledger.usage)
         )
 
     async def _within_timeout(self, message: Message, state: CallState, calls: MemberCalls) -> Message:

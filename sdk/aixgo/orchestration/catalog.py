@@ -6,21 +6,21 @@ wrong types are refused by name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aixgo.agent import Agent
+from aixgo.config.members import LATER_PATTERNS
 from aixgo.errors import ConfigError
+from aixgo.names import nearest
 from aixgo.orchestration.base import Limits, Member, Orchestrator
 from aixgo.orchestration.parallel import Parallel
 from aixgo.orchestration.router import Router
 from aixgo.orchestration.sequential import Sequential
 
 ConfigT = TypeVar("ConfigT", bound="_Config")
-NOT_YET = ("supervisor", "swarm", "hierarchical", "rag", "reflection", "ensemble", "debate", "mapreduce", "planning")
 
 
 class _Config(BaseModel):
@@ -103,13 +103,11 @@ def _read(cls: type[ConfigT], name: str, config: Mapping[str, Any]) -> ConfigT:
 def _problem(cls: type[_Config], error: Mapping[str, Any]) -> str:
     where = ".".join(map(str, cast("tuple[Any, ...]", error["loc"])))
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, cls.model_fields, 1)
-        return f"config.{where} is not known" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"config.{where} is not known; {nearest(where, cls.model_fields)}"
     return f"config.{where}: {error['msg']}"
 
 
 def _unknown(pattern: str) -> str:
-    if pattern in NOT_YET:
+    if pattern in LATER_PATTERNS:
         return f"pattern {pattern!r}: not yet; this version has {', '.join(_BUILDERS)}"
-    near = difflib.get_close_matches(pattern, [*_BUILDERS, *NOT_YET], 1)
-    return f"pattern {pattern!r} is not known" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"pattern {pattern!r} is not known; {nearest(pattern, [*_BUILDERS, *LATER_PATTERNS])}"

@@ -38,6 +38,11 @@ class Parallel(Orchestrator):
         self._aggregator = aggregator
         self._concurrency = concurrency
 
+    @property
+    def agent_count(self) -> int:
+        """How many agents work at once; the aggregator is none of them."""
+        return len(self._workers)
+
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         started = perf_counter()
         outcomes = await calls.parallel(self._workers, message, concurrency=self._concurrency)

@@ -39,6 +39,11 @@ class Router(Orchestrator):
         self._fallback = fallback
         self._threshold = threshold
 
+    @property
+    def agent_count(self) -> int:
+        """How many agents it may call; one that answers several routes is counted once."""
+        return len(self.agents)
+
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         span = calls.span
         span.set("route_count", len(self._routes))

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from aixgo import call as ambient
-from aixgo.agent import Agent, check_name
+from aixgo.agent import Agent, check_name, is_ready
 from aixgo.call import DEFAULT_TIMEOUT, MAX_DEPTH, Budget, CallState
 from aixgo.errors import AgentNotFound, AixgoError, AlreadyRegistered, InvalidInput, MessageTooLarge, WrongState
 from aixgo.events import Event
@@ -141,7 +141,7 @@ class BaseRuntime(ABC):
                 reply = await self._call_elsewhere(target, message, state, options)
             elif timed:
                 reply = await bounded(self._run(agent, message, state, options), state)
-            elif agent.ready():
+            elif is_ready(agent):
                 reply = await run_agent(agent, message, state)
             else:
                 reply = await self._run(agent, message, state, options)
@@ -237,7 +237,7 @@ class BaseRuntime(ABC):
     # state
 
     async def health(self) -> RuntimeHealth:
-        ready = {name: agent.ready() for name, agent in self._agents.items()}
+        ready = {name: is_ready(agent) for name, agent in self._agents.items()}
         return RuntimeHealth(all(ready.values()), ready)
 
     def metrics(self) -> RuntimeMetrics:

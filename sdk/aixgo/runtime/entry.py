@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from aixgo.agent import Agent
+from aixgo.agent import Agent, is_ready
 from aixgo.call import CallState, enter, leave, set_state
 from aixgo.errors import (
     AgentFailed,
@@ -58,7 +58,7 @@ async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> N
     """Wait for an agent of this process: READY_TIMEOUT, or until the deadline with `wait_for_ready`."""
     loop = asyncio.get_running_loop()
     until = state.deadline if options.wait_for_ready else min(loop.time() + READY_TIMEOUT, state.deadline)
-    while not agent.ready():
+    while not is_ready(agent):
         if loop.time() >= until:
             raise typed(AgentUnavailable(f"agent {agent.name!r} is not ready", retry_after=1.0), state)
         await asyncio.sleep(READY_POLL)

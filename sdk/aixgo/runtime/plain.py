@@ -15,7 +15,7 @@ import grpc.aio
 from aixgo.errors import AixgoError, DeadlineExceeded, InstanceLost, StreamBroken
 from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
-from aixgo.usage import NO_USAGE, Ledger, Usage
+from aixgo.usage import Ledger, Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import decode_error, decode_event, decode_usage
 from aixgo.wire.status import from_rpc, from_transport
@@ -127,7 +127,7 @@ class PlainTransport:
             answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=CANCEL_TIMEOUT)
         except grpc.aio.AioRpcError:
             return Usage(incomplete=True)
-        return decode_usage(answer.usage) if answer.found else NO_USAGE
+        return decode_usage(answer.usage) if answer.found else Usage(incomplete=True)
 
 
 _BROKEN = frozenset(

@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
+from typing import Self
 
 from aixgo import call as ambient
 from aixgo.call import Budget, CallState
@@ -34,7 +35,7 @@ from aixgo.runtime.plain import Headers, PlainTransport, TransportFailed
 from aixgo.runtime.resolver import Resolver
 from aixgo.telemetry import spans
 from aixgo.v1 import agent_pb2, types_pb2
-from aixgo.wire.codec import decode_message, encode_message, fill_context
+from aixgo.wire.codec import decode_message, fill_context, fill_message
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class RemoteCalls:
     async def call(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
         """One reply, from the instance that gave it, after as many attempts as are allowed."""
         attempts = Attempts(self, target, state, options)
-        request = agent_pb2.ExecuteRequest(agent=target, message=encode_message(message))
+        request = agent_pb2.ExecuteRequest(agent=target)
+        fill_message(request.message, message)
         granted = _lend(state)
         try:
             while True:
@@ -90,7 +92,8 @@ class RemoteCalls:
     ) -> AsyncGenerator[Event]:
         """The events of one call; another instance is tried only as long as none has come."""
         attempts = Attempts(self, target, state, options)
-        request = agent_pb2.ExecuteStreamRequest(agent=target, message=encode_message(message))
+        request = agent_pb2.ExecuteStreamRequest(agent=target)
+        fill_message(request.message, message)
         granted = _lend(state)
         try:
             while True:
@@ -119,7 +122,8 @@ class RemoteCalls:
         if above is not None:
             state.deadline, state.session_id = min(deadline, above.deadline), above.session_id
         attempts = Attempts(self, target, state, CallOptions(), only_refused=True)
-        request = agent_pb2.DeliverRequest(agent=target, message=encode_message(message))
+        request = agent_pb2.DeliverRequest(agent=target)
+        fill_message(request.message, message)
         request.context.agent_path.extend(ambient.current_path())
         headers = _trace(request.context)
         while True:
@@ -191,10 +195,15 @@ class Attempts:
     An instance that refused the call is not asked again. One whose connection broke is avoided while there are others.
     """
 
-    __slots__ = (
-        "_avoid", "_count", "_last", "_never", "_only_refused", "_options", "_remote", "_state", "_target",
-        "_until", "answered",
-    )  # fmt: skip
+    # What most calls, the first attempt of which succeeds, never change stands in the class: every call makes one.
+    _avoid: frozenset[str] = frozenset()
+    _never: frozenset[str] = frozenset()
+    _last: AixgoError | None = None
+    _until = 0.0
+    _count = 0
+    _instance: Instance
+    _load: Load
+    answered = False
 
     def __init__(
         self, remote: RemoteCalls, target: str, state: CallState, options: CallOptions, *, only_refused: bool = False
@@ -204,18 +213,14 @@ class Attempts:
         self._state = state
         self._options = options
         self._only_refused = only_refused
-        self._avoid: frozenset[str] = frozenset()
-        self._never: frozenset[str] = frozenset()
-        self._last: AixgoError | None = None
-        self._until = 0.0
-        self._count = 0
-        self.answered = False
 
     async def next(self) -> Instance:
         """The instance to try; raises the typed error when there is none in time."""
-        instance = self._pick(self._avoid | self._never) or await self._wait()
+        remote, target = self._remote, self._target
+        but = self._avoid | self._never if self._count else self._never
+        instance = remote.balancer.pick(target, remote.resolver.instances(target), but) or await self._wait()
         if not self._count:
-            self._remote.retry_budget(self._target).paid()
+            remote.retry_budget(target).paid()
         return instance
 
     def timeout(self) -> float:
@@ -225,16 +230,26 @@ class Attempts:
             raise past_deadline(self._state)
         return left
 
-    def on(self, instance: Instance) -> _Attempt:
+    def on(self, instance: Instance) -> Self:
         """A context for one attempt: it counts the load, and swallows a failure after which another may follow."""
-        return _Attempt(self, instance, self._remote.load(instance))
+        self._instance, self._load = instance, self._remote.load(instance)
+        return self
 
-    def ended(self, instance: Instance, error: BaseException | None) -> bool:
-        """Judge the end of an attempt: True to go on, False to let `error` through; raises what the caller gets."""
-        balancer = self._remote.balancer
+    def __enter__(self) -> None:
+        self._load.in_flight += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._load.in_flight -= 1
         if error is None:
-            balancer.succeeded(instance.instance_id)
+            self._load.failures = 0
             return False
+        return self._failed(self._instance, error)
+
+    def _failed(self, instance: Instance, error: BaseException) -> bool:
+        """Judge a failed attempt: True to go on, False to let `error` through; raises what the caller gets."""
+        balancer = self._remote.balancer
         broken = isinstance(error, TransportFailed)
         failure = error.error if isinstance(error, TransportFailed) else error
         if not isinstance(failure, AixgoError):
@@ -316,26 +331,6 @@ class Attempts:
             fields={"agent": self._target, "listed": count},
         )
         return typed(error, self._state)
-
-
-class _Attempt:
-    """One attempt, while it runs."""
-
-    __slots__ = ("_attempts", "_instance", "_load")
-
-    def __init__(self, attempts: Attempts, instance: Instance, load: Load) -> None:
-        self._attempts = attempts
-        self._instance = instance
-        self._load = load
-
-    def __enter__(self) -> None:
-        self._load.in_flight += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._load.in_flight -= 1
-        return self._attempts.ended(self._instance, error)
 
 
 def _remaining(state: CallState) -> float:

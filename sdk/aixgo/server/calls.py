@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from aixgo.agent import Agent
+from aixgo.agent import Agent, is_ready
 from aixgo.call import DEFAULT_TIMEOUT, Budget, CallState
 from aixgo.errors import (
     AgentNotFound,
@@ -41,7 +41,10 @@ REMEMBERED = 1000
 """Calls whose usage is kept for a Cancel that comes after they were cancelled."""
 
 
-@dataclass(frozen=True, slots=True)
+NO_TRACE = ("", "", "")
+
+
+@dataclass(slots=True)
 class IncomingCall:
     """One call as a transport hands it over. `timeout` is in seconds; `depth` and `path` are the caller's."""
 
@@ -53,7 +56,7 @@ class IncomingCall:
     path: tuple[str, ...] = ()
     session_id: str = ""
     budget: Budget | None = None
-    trace: tuple[str, str, str] = ("", "", "")
+    trace: tuple[str, str, str] = NO_TRACE
 
 
 class RunningCall:
@@ -134,8 +137,12 @@ class CallServer:
     async def serve(self, call: IncomingCall) -> Message:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
         agent = self._admit(call)
-        with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
-            return await run_agent(agent, call.message, running.state)
+        state = self._state(call)
+        with RunningCall(self, call.call_id, state):
+            if call.trace is NO_TRACE:
+                return await run_agent(agent, call.message, state)
+            with spans.attached(*call.trace):
+                return await run_agent(agent, call.message, state)
 
     async def serve_stream(self, call: IncomingCall) -> AsyncGenerator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
@@ -192,7 +199,7 @@ class CallServer:
                 )
             )
         agent = self._find(call.agent)
-        if not agent.ready():
+        if not is_ready(agent):
             raise _refused(AgentUnavailable(f"agent {call.agent!r} is not ready", retry_after=1.0))
         return agent
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import grpc.aio
 
-from aixgo.agent import Agent, pattern_of
+from aixgo.agent import Agent, is_ready, pattern_of
 from aixgo.errors import ConfigError, WrongState
 from aixgo.message import new_id
 from aixgo.runtime.base import MAX_MESSAGE_BYTES, BaseRuntime
@@ -180,7 +180,7 @@ class AgentServer:
 def describe_agent(agent: Agent) -> AgentInfo:
     """What callers can know of an agent of this process."""
     pattern, members = pattern_of(agent)
-    return AgentInfo(agent.name, agent.role, agent.idempotent, pattern, tuple(members), agent.ready())
+    return AgentInfo(agent.name, agent.role, agent.idempotent, pattern, tuple(members), is_ready(agent))
 
 
 def bind(server: grpc.aio.Server, listen: str) -> str:

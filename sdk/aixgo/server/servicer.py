@@ -18,19 +18,18 @@ from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.mailbox import Letter
-from aixgo.server.calls import CallServer, IncomingCall, stripped
+from aixgo.server.calls import NO_TRACE, CallServer, IncomingCall, stripped
 from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer
-from aixgo.wire.codec import decode_grant, decode_message, encode_error, encode_event, encode_message, encode_usage
+from aixgo.wire.codec import decode_grant, decode_message, encode_error, encode_event, encode_usage, fill_message
 from aixgo.wire.instances import agent_to_proto
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
 
-NO_TRACE = ("", "", "")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -56,7 +55,7 @@ class AgentServicer(AgentServiceServicer):
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:  # noqa: N802
         try:
             reply = await self._calls.serve(incoming(request, context))
-            return pb.ExecuteResponse(message=_encode_reply(request, reply), instance_id=self._instance_id)
+            return _response(request, reply, self._instance_id)
         except AixgoError as error:
             await abort(context, error)
         except Exception:
@@ -149,10 +148,12 @@ def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str
     return headers.get("traceparent", ""), headers.get("tracestate", ""), headers.get("baggage", "")
 
 
-def _encode_reply(request: pb.ExecuteRequest, reply: Message) -> types_pb2.Message:
+def _response(request: pb.ExecuteRequest, reply: Message, instance_id: str) -> pb.ExecuteResponse:
+    response = pb.ExecuteResponse(instance_id=instance_id)
     try:
-        return encode_message(reply)
+        fill_message(response.message, reply)
     except InvalidMessage as error:
         broken = InvalidReply(f"the reply of agent {request.agent!r} cannot be sent: {error.message}")
         broken.agent_path, broken.usage = (*request.context.agent_path, request.agent), reply.usage
         raise broken from error
+    return response

@@ -6,12 +6,13 @@ statuses in `status.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, ToolCall
-from aixgo.message import JSON, Message, from_json, new_id, to_json
+from aixgo.message import JSON, NO_METADATA, Message, from_json, new_id, to_json
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
 
@@ -29,26 +30,30 @@ MAX_USD = 10**12
 
 def encode_message(message: Message) -> pb.Message:
     """A message for the wire; raises InvalidMessage for what is neither JSON nor Unicode text."""
+    out = pb.Message()
+    fill_message(out, message)
+    return out
+
+
+def fill_message(out: pb.Message, message: Message) -> None:
+    """Write a message into one of the wire, which spares a copy; raises InvalidMessage as `encode_message` does."""
+    payload = message.payload
     try:
-        return _encode_message(message)
+        out.id = message.id
+        if isinstance(payload, str):
+            out.text = payload
+        elif isinstance(payload, bytes):
+            out.data = payload
+        else:
+            out.json = to_json(payload)
+        if message.session_id:
+            out.session_id = message.session_id
     except UnicodeEncodeError as error:
         raise _no_text(error) from error
-
-
-def _encode_message(message: Message) -> pb.Message:
-    out = pb.Message(id=message.id, session_id=message.session_id)
-    payload = message.payload
-    if isinstance(payload, str):
-        out.text = payload
-    elif isinstance(payload, bytes):
-        out.data = payload
-    else:
-        out.json = to_json(payload)
     if message.metadata:
         out.metadata = to_json(message.metadata)
     if message.usage is not NO_USAGE:
         out.usage.CopyFrom(encode_usage(message.usage))
-    return out
 
 
 def decode_message(data: pb.Message) -> Message:
@@ -57,8 +62,8 @@ def decode_message(data: pb.Message) -> Message:
     payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
     if kind == "json":
         payload = from_json(data.json)
-    metadata = from_json(data.metadata) if data.metadata else {}
-    if not isinstance(metadata, dict):
+    metadata = from_json(data.metadata) if data.metadata else NO_METADATA
+    if not isinstance(metadata, Mapping):
         raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
     usage = decode_usage(data.usage) if data.HasField("usage") else NO_USAGE
     return Message(payload, metadata, data.session_id, usage, data.id or new_id())
@@ -200,7 +205,7 @@ def _encode_event(event: Event) -> pb.Event:
     if isinstance(event, Delta):
         out.delta.text = event.text
     elif isinstance(event, Result):
-        out.result.message.CopyFrom(encode_message(event.message))
+        fill_message(out.result.message, event.message)
     elif isinstance(event, ToolCall):
         out.tool_call.CopyFrom(_encode_tool_call(event))
     elif isinstance(event, MemberStarted):

@@ -114,7 +114,7 @@ async def test_each_step_gets_what_the_one_before_it_answered() -> None:
     answer = await reply(Sequential("s", ["upper", "twice", "twice"]))
     assert answer.payload == "XXXX"
     assert answer.metadata["step_count"] == 3
-    assert (answer.metadata["pattern"], answer.metadata["agent_count"]) == ("sequential", 2)
+    assert (answer.metadata["pattern"], answer.metadata["agent_count"]) == ("sequential", 3)
 
 
 async def test_the_first_error_ends_it_as_itself_with_its_step() -> None:
