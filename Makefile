@@ -22,7 +22,7 @@ $(BIN)/python:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing aixgo with the embedded model's engine into $(VENV) ..."
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[local]' \
+	@$(PIP) install --progress-bar on -c constraints.txt -e '.[local]' \
 	  || { echo "The embedded model's engine cannot be installed here; installing aixgo without it."; \
 	       $(PIP) install -c constraints.txt -e '.[openai]'; }
 	@touch $@

@@ -143,7 +143,7 @@ async def test_it_is_loaded_here_when_nobody_serves_it_once_for_all_clients():
 def test_a_port_that_is_taken_is_a_typed_error(served: ServedModel):
     assert WEIGHTS is not None
     port = int(served.base_url.removesuffix("/v1").rpartition(":")[2])
-    with pytest.raises(errors.ProviderUnavailable, match=str(port)):
+    with pytest.raises(errors.WrongState, match=str(port)):
         serve_model(WEIGHTS, port=port)
 
 

@@ -1,7 +1,6 @@
 """Roles beside their file."""
 
 import pytest
-
 from aixgo.config.build import build_agents
 from aixgo.config.load import load
 
