@@ -1,6 +1,6 @@
 """DistributedRuntime: the same contract over gRPC. Agents of this process are called directly, others where they are.
 
-Wiring of its parts: resolver (which instances), balancer (which one), transport (how), `remote.py` (the rules). It does
+Wiring of its parts: resolver (which instances), replicas (which one), transport (how), `remote.py` (the calls). It does
 not listen: AgentServer does.
 """
 
@@ -22,6 +22,7 @@ from aixgo.runtime.entry import typed
 from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
+from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.resolver import Resolver
 
 DESCRIBE_TIMEOUT = 60.0
@@ -49,7 +50,8 @@ class DistributedRuntime(BaseRuntime):
         self._resolver = Resolver(self._discovery)
         self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024)
         self._transport = PlainTransport(self._channels)
-        self._remote = RemoteCalls(self._resolver, self._transport)
+        self._replicas = Replicas(self._resolver, self._transport.healthy)
+        self._remote = RemoteCalls(self._replicas, self._transport)
         self._describing: set[asyncio.Task[None]] = set()
         self._entered = False
         for name, address in (connect or {}).items():
@@ -100,7 +102,7 @@ class DistributedRuntime(BaseRuntime):
         self._entered = False
         for task in self._describing:
             task.cancel()
-        await self._remote.close()
+        await self._replicas.close()
         if self._discovery is not None:
             await self._discovery.close()
         await self._channels.close()

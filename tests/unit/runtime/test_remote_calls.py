@@ -27,13 +27,15 @@ from aixgo.errors import (
     StreamBroken,
 )
 from aixgo.events import Event
-from aixgo.runtime import remote as module
+from aixgo.runtime import attempts as module
+from aixgo.runtime.attempts import MAX_RETRIES
 from aixgo.runtime.balancer import RETRY_CAPACITY
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.plain import Headers, TransportFailed
-from aixgo.runtime.remote import MAX_RETRIES, RemoteCalls
+from aixgo.runtime.remote import RemoteCalls
+from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.resolver import Resolver
 from aixgo.runtime.updates import Update
 from aixgo.usage import Ledger
@@ -123,7 +125,8 @@ class Mesh:
         self.sleeps: list[float] = []
         self.list(*(transport.answers if listed is None else listed))
         self.resolver = Resolver(self.discovery)
-        self.calls = RemoteCalls(self.resolver, transport, rng=random.Random(3), sleep=self._sleep)  # pyright: ignore[reportArgumentType]
+        replicas = Replicas(self.resolver, transport.healthy, rng=random.Random(3), sleep=self._sleep)
+        self.calls = RemoteCalls(replicas, transport)  # pyright: ignore[reportArgumentType]
 
     def list(self, *names: str, state: InstanceState = InstanceState.READY) -> None:
         info = (AgentInfo("a", idempotent=self.idempotent),)
@@ -161,7 +164,7 @@ async def test_a_call_that_was_never_accepted_goes_to_another_instance(error: Ca
     made = error("no") if error in (InstanceDraining, Overloaded) else error()
     for seed in range(8):
         mesh = Mesh(ScriptedTransport(x=made, y=OK))  # pyright: ignore[reportArgumentType]
-        mesh.calls.balancer._rng = random.Random(seed)
+        mesh.calls.replicas.balancer._rng = random.Random(seed)
         assert (await mesh.call()).payload == "fine"
         assert mesh.transport.asked in (["y"], ["x", "y"])
 
@@ -170,7 +173,7 @@ async def test_a_connection_that_broke_under_a_call_is_tried_again_only_where_th
     safe = Mesh(ScriptedTransport(x=[broke(), OK], y=[broke(), OK]), idempotent=True)
     assert (await safe.call()).payload == "fine"
     unsafe = Mesh(ScriptedTransport(x=broke(), y=OK, z=OK))
-    unsafe.calls.balancer.load("y").in_flight = unsafe.calls.balancer.load("z").in_flight = 5
+    unsafe.calls.replicas.balancer.load("y").in_flight = unsafe.calls.replicas.balancer.load("z").in_flight = 5
     with pytest.raises(InstanceLost, match="socket closed") as caught:  # noqa: PT012  # what is iterated may raise anywhere
         for _ in range(9):  # the two busy ones may be drawn together
             await unsafe.call()
@@ -204,7 +207,7 @@ async def test_retries_of_what_may_have_been_done_are_few() -> None:
         await mesh.call()
     assert len(mesh.transport.asked) == 1 + MAX_RETRIES
     assert len(set(mesh.transport.asked)) == 1 + MAX_RETRIES
-    await mesh.calls.close()
+    await mesh.calls.replicas.close()
 
 
 async def test_when_all_are_overloaded_the_caller_hears_that() -> None:
@@ -240,7 +243,8 @@ async def test_a_name_that_was_never_seen_is_not_found_and_the_known_ones_are_na
 
 async def test_without_any_snapshot_the_registry_is_unavailable() -> None:
     resolver = Resolver(Discovery(["cp:1"]))
-    calls = RemoteCalls(resolver, ScriptedTransport())  # pyright: ignore[reportArgumentType]
+    transport = ScriptedTransport()
+    calls = RemoteCalls(Replicas(resolver, transport.healthy), transport)  # pyright: ignore[reportArgumentType]
     with pytest.raises(RegistryUnavailable, match="no control plane has answered, so agent 'a' cannot be found"):
         await calls.call("a", Message("x"), ambient.root(60).child("a"), CallOptions())
 
@@ -280,7 +284,7 @@ async def test_a_deadline_that_has_passed_asks_nobody() -> None:
 
 async def test_a_spent_retry_budget_gives_the_caller_the_error_at_once() -> None:
     mesh = Mesh(ScriptedTransport(x=InstanceDraining("going"), y=InstanceDraining("going")))
-    budget = mesh.calls.retry_budget("a")
+    budget = mesh.calls.replicas.retry_budget("a")
     for _ in range(int(RETRY_CAPACITY)):
         budget.spend()
     with pytest.raises(InstanceDraining):
@@ -318,9 +322,9 @@ async def test_load_is_counted_while_a_call_is_out_and_not_after() -> None:
     mesh = Mesh(ScriptedTransport(x=OK))
     task = asyncio.create_task(mesh.call())
     await asyncio.sleep(0)
-    assert mesh.calls.balancer.load("x").in_flight == 1
+    assert mesh.calls.replicas.balancer.load("x").in_flight == 1
     await task
-    assert mesh.calls.balancer.load("x").in_flight == 0
+    assert mesh.calls.replicas.balancer.load("x").in_flight == 0
 
 
 async def test_a_cancelled_call_leaves_load_and_budget_as_they_were() -> None:
@@ -332,43 +336,43 @@ async def test_a_cancelled_call_leaves_load_and_budget_as_they_were() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert mesh.calls.balancer.load("x").in_flight == 0
+    assert mesh.calls.replicas.balancer.load("x").in_flight == 0
     assert state.budget.left()[0] == 100
 
 
 async def test_an_ejected_instance_is_probed_until_it_is_healthy_and_gets_calls_again() -> None:
     mesh = Mesh(ScriptedTransport(x=[refused(), OK], y=OK))
     mesh.transport.health["x"] = [False, False, True]
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     await mesh.call()
     assert mesh.transport.asked == ["x", "y"]
-    while mesh.calls.balancer.load("x").ejected:  # noqa: ASYNC110  # nothing announces it
+    while mesh.calls.replicas.balancer.load("x").ejected:  # noqa: ASYNC110  # nothing announces it
         await asyncio.sleep(0)
     assert mesh.transport.probed == ["x", "x", "x"]
     assert [low <= pause <= 3 * low for low, pause in zip((0.05, 0.1, 0.2), mesh.sleeps, strict=True)] == [True] * 3
     await mesh.call()
     assert mesh.transport.asked[-1] == "x"
-    await mesh.calls.close()
+    await mesh.calls.replicas.close()
 
 
 async def test_an_ejected_instance_that_is_gone_is_probed_no_more() -> None:
     mesh = Mesh(ScriptedTransport(x=refused(), y=OK))
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     await mesh.call()
     mesh.list("y")
     for _ in range(5):
         await asyncio.sleep(0)
     assert mesh.transport.probed == []
-    assert "x" not in mesh.calls.balancer
+    assert "x" not in mesh.calls.replicas.balancer
 
 
 async def test_closing_ends_the_probes() -> None:
     before = asyncio.all_tasks()
     mesh = Mesh(ScriptedTransport(x=refused(), y=OK))
     mesh.transport.health["x"] = [False] * 1000
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     await mesh.call()
-    await mesh.calls.close()
+    await mesh.calls.replicas.close()
     assert asyncio.all_tasks() == before
 
 
@@ -378,7 +382,7 @@ async def test_names_that_never_were_leave_nothing_behind() -> None:
         with pytest.raises(AgentNotFound):
             await mesh.call(f"b{number}")
     await mesh.call()
-    assert set(mesh.calls._retries) == {"a"}
+    assert set(mesh.calls.replicas._retries) == {"a"}
 
 
 async def test_instances_that_come_and_go_leave_nothing_behind() -> None:
@@ -386,7 +390,7 @@ async def test_instances_that_come_and_go_leave_nothing_behind() -> None:
     for number in range(20):
         mesh.list(f"i{number}")
         await mesh.call()
-    assert len(mesh.calls.balancer._loads) <= 2
+    assert len(mesh.calls.replicas.balancer._loads) <= 2
 
 
 # streams
@@ -400,16 +404,16 @@ async def events(mesh: Mesh, state: CallState | None = None) -> list[Event]:
 async def test_a_stream_is_tried_elsewhere_as_long_as_no_event_has_come() -> None:
     for first in (InstanceDraining("going"), refused()):
         mesh = Mesh(ScriptedTransport(x=[first], y=[Delta("d", ("a",)), Result(OK, ("a",))]))
-        mesh.calls.balancer.load("y").in_flight = 1
+        mesh.calls.replicas.balancer.load("y").in_flight = 1
         assert [type(event) for event in await events(mesh)] == [Delta, Result]
         assert mesh.transport.asked == ["x", "y"]
-        await mesh.calls.close()
+        await mesh.calls.replicas.close()
 
 
 async def test_after_the_first_event_nothing_is_tried_again() -> None:
     broken = TransportFailed(StreamBroken("no terminal frame"))
     mesh = Mesh(ScriptedTransport(x=[Delta("d"), broken], y=[Result(OK)]), idempotent=True)
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     with pytest.raises(StreamBroken):
         await events(mesh)
     assert mesh.transport.asked == ["x"]
@@ -431,7 +435,7 @@ async def test_leaving_a_stream_closes_the_transports_at_once() -> None:
     await anext(stream)
     await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue]
     assert mesh.transport.closed == 1
-    assert mesh.calls.balancer.load("x").in_flight == 0
+    assert mesh.calls.replicas.balancer.load("x").in_flight == 0
 
 
 # messages
@@ -439,7 +443,7 @@ async def test_leaving_a_stream_closes_the_transports_at_once() -> None:
 
 async def test_a_message_is_sent_again_only_where_it_cannot_have_arrived() -> None:
     mesh = Mesh(ScriptedTransport(x=refused(), y=OK))
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     await mesh.calls.send("a", Message("x"))
     assert mesh.transport.asked == ["x", "y"]
     lost = Mesh(ScriptedTransport(x=broke(), y=broke()), idempotent=True)
@@ -464,7 +468,7 @@ async def test_a_message_carries_the_path_of_its_sender_and_no_more() -> None:
 
 async def test_a_cancelled_callee_is_typed_and_not_tried_again() -> None:
     mesh = Mesh(ScriptedTransport(x=CallCancelled("stopped there"), y=OK), idempotent=True)
-    mesh.calls.balancer.load("y").in_flight = 1
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
     with pytest.raises(CallCancelled):
         await mesh.call()
     assert mesh.transport.asked == ["x"]

@@ -1,0 +1,179 @@
+"""The attempts of one call: which instance each goes to, and whether another follows.
+
+Owns the rules of typed ends and retries: what is proven not to have been accepted may go elsewhere, what may have been
+accepted only when the agent is idempotent. Below it lies `replicas.py`; above it `remote.py`, which makes the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from aixgo.call import CallState
+from aixgo.errors import (
+    AgentNotFound,
+    AgentUnavailable,
+    AixgoError,
+    DeadlineExceeded,
+    Overloaded,
+    RegistryUnavailable,
+)
+from aixgo.runtime.balancer import Load
+from aixgo.runtime.contract import CallOptions
+from aixgo.runtime.entry import READY_TIMEOUT, past_deadline, typed
+from aixgo.runtime.instance import Instance
+from aixgo.runtime.plain import TransportFailed
+from aixgo.runtime.replicas import Replicas
+
+MAX_RETRIES = 4
+"""Retries of a call that may have been accepted."""
+
+
+class Attempts:
+    """The attempts of one call: picks instances, waits for them, and decides after a failure whether another follows.
+
+    An instance that refused the call is not asked again. One whose connection broke is avoided while there are others.
+    """
+
+    # What most calls, the first attempt of which succeeds, never change stands in the class: every call makes one.
+    _avoid: frozenset[str] = frozenset()
+    _never: frozenset[str] = frozenset()
+    _last: AixgoError | None = None
+    _until = 0.0
+    _count = 0
+    _instance: Instance
+    _load: Load
+    answered = False
+
+    def __init__(
+        self, replicas: Replicas, target: str, state: CallState, options: CallOptions, *, only_refused: bool = False
+    ) -> None:
+        self._replicas = replicas
+        self._target = target
+        self._state = state
+        self._options = options
+        self._only_refused = only_refused
+
+    async def next(self) -> Instance:
+        """The instance to try; raises the typed error when there is none in time."""
+        replicas, target = self._replicas, self._target
+        but = self._avoid | self._never if self._count else self._never
+        instance = replicas.pick(target, but) or await self._wait()
+        if not self._count:
+            replicas.retry_budget(target).paid()
+        return instance
+
+    def timeout(self) -> float:
+        """Seconds until the deadline; raises DeadlineExceeded when it has passed."""
+        left = remaining(self._state)
+        if left <= 0:
+            raise past_deadline(self._state)
+        return left
+
+    def on(self, instance: Instance) -> Self:
+        """A context for one attempt: it counts the load, and swallows a failure after which another may follow."""
+        self._instance, self._load = instance, self._replicas.load(instance)
+        return self
+
+    def __enter__(self) -> None:
+        self._load.in_flight += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._load.in_flight -= 1
+        if error is None:
+            self._load.failures = 0
+            return False
+        return self._failed(self._instance, error)
+
+    def _failed(self, instance: Instance, error: BaseException) -> bool:
+        """Judge a failed attempt: True to go on, False to let `error` through; raises what the caller gets."""
+        balancer = self._replicas.balancer
+        broken = isinstance(error, TransportFailed)
+        failure = error.error if isinstance(error, TransportFailed) else error
+        if not isinstance(failure, AixgoError):
+            return False
+        if broken:
+            self._replicas.failed(instance, refused=not failure.accepted)
+        else:
+            self._state.ledger.record(failure.usage)
+            if not isinstance(failure, DeadlineExceeded):
+                balancer.succeeded(instance.instance_id)
+        if not self._may_retry(instance, failure, broken) or not self._replicas.retry_budget(self._target).spend():
+            raise typed(failure, self._state) from error.__cause__
+        self._count += 1
+        self._last = failure
+        if failure.accepted:
+            self._avoid |= {instance.instance_id}
+        elif not broken:
+            self._never |= {instance.instance_id}
+        return True
+
+    def _may_retry(self, instance: Instance, failure: AixgoError, broken: bool) -> bool:
+        if self.answered:
+            return False
+        if not failure.accepted:
+            return True
+        info = instance.by_name.get(self._target)
+        idempotent = info is not None and info.idempotent
+        return broken and idempotent and not self._only_refused and self._count < MAX_RETRIES
+
+    def _pick(self, but: frozenset[str]) -> Instance | None:
+        return self._replicas.pick(self._target, but)
+
+    async def _wait(self) -> Instance:
+        """Wait for an instance: READY_TIMEOUT in all, or until the deadline with wait_for_ready."""
+        await self._must_be_known()
+        now = asyncio.get_running_loop().time
+        if not self._until:
+            patience = self._state.deadline if self._options.wait_for_ready else now() + READY_TIMEOUT
+            self._until = min(patience, self._state.deadline)
+        if self._avoid:
+            await self._replicas.pause()
+        while True:
+            instance = self._pick(self._avoid | self._never) or self._pick(self._never)
+            if instance is not None:
+                return instance
+            if isinstance(self._last, (Overloaded, AgentNotFound)):
+                raise typed(self._last, self._state)
+            left = self._until - now()
+            if left <= 0:
+                raise self._unavailable()
+            await self._replicas.resolver.changed(left)
+
+    async def _must_be_known(self) -> None:
+        resolver, target = self._replicas.resolver, self._target
+        if resolver.known(target):
+            return
+        patience = min(READY_TIMEOUT, remaining(self._state))
+        if not await resolver.first_snapshot(patience):
+            raise typed(
+                RegistryUnavailable(
+                    f"no control plane has answered, so agent {target!r} cannot be found;"
+                    " check that one runs at the configured address (aixgo controlplane)"
+                ),
+                self._state,
+            )
+        if not resolver.known(target):
+            known = ", ".join(resolver.names()[:10]) or "none"
+            error = AgentNotFound(f"no agent named {target!r}; known: {known}", fields={"agent": target})
+            raise typed(error, self._state)
+
+    def _unavailable(self) -> AixgoError:
+        if remaining(self._state) <= 0:
+            return past_deadline(self._state)
+        count = len(self._replicas.resolver.instances(self._target))
+        error = AgentUnavailable(
+            f"agent {self._target!r} has no ready instance ({count} listed)"
+            + (f"; last: {self._last.message}" if self._last is not None else ""),
+            retry_after=1.0,
+            fields={"agent": self._target, "listed": count},
+        )
+        return typed(error, self._state)
+
+
+def remaining(state: CallState) -> float:
+    """Seconds until the deadline of a call; negative when it has passed."""
+    return state.deadline - asyncio.get_running_loop().time()
