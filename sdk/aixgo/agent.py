@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from aixgo.errors import InvalidInput, InvalidReply, WrongState
+from aixgo.errors import InvalidInput, InvalidMessage, InvalidReply, WrongState
 from aixgo.events import Event, Result
 from aixgo.message import Message
 
@@ -96,8 +96,15 @@ class FunctionAgent(Agent):
     async def execute(self, message: Message) -> Message:
         reply = await self._function(message)
         if reply is None:
-            raise InvalidReply(f"agent {self.name!r} returned None; return a Message, str, bytes or a JSON value")
-        return Message.of(reply)
+            raise self._no_reply(reply)
+        try:
+            return Message.of(reply)
+        except InvalidMessage as error:
+            raise self._no_reply(reply) from error
+
+    def _no_reply(self, reply: object) -> InvalidReply:
+        kind = "None" if reply is None else f"a {type(reply).__name__}"
+        return InvalidReply(f"agent {self.name!r} returned {kind}; return a Message, str, bytes or a JSON value")
 
     def renamed(self, name: str) -> FunctionAgent:
         """The same function as an agent of another name."""

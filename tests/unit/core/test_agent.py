@@ -58,6 +58,15 @@ async def test_a_function_that_returns_nothing_is_told_what_to_return() -> None:
         await forgets.execute(Message("x"))
 
 
+async def test_a_function_that_returns_what_cannot_be_sent_is_told_what_to_return() -> None:
+    @agent
+    async def confused(message: Message) -> object:
+        return object()
+
+    with pytest.raises(InvalidReply, match="agent 'confused' returned a object; return a Message, str, bytes"):
+        await confused.execute(Message("x"))
+
+
 def test_a_function_that_is_not_async_is_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="`async def` function, and blocking is none"):
 
