@@ -137,6 +137,11 @@ def root(timeout: float = DEFAULT_TIMEOUT, session_id: str = "") -> CallState:
     return CallState(deadline, 0, (), session_id, Ledger())
 
 
+def root_entry(name: str, timeout: float, session_id: str) -> CallState:
+    """The state of a call to `name` that begins a tree: `root(...).child(name)`, made at once."""
+    return CallState(asyncio.get_running_loop().time() + timeout, 1, (name,), session_id, Ledger())
+
+
 def remaining() -> float | None:
     """Seconds until the deadline of the current call, at least 0; None outside of any call."""
     state = _STATE.get()

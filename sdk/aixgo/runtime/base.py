@@ -308,8 +308,7 @@ class BaseRuntime(ABC):
 
     def _incoming(self, message: Message | Payload) -> Message:
         message = Message.of(message)
-        payload = message.payload
-        size = _size(payload)
+        size = _size(message.payload)
         if size > self._max_message_bytes:
             raise MessageTooLarge(
                 f"the payload has {size} bytes and {self._max_message_bytes} are allowed;"
@@ -324,22 +323,28 @@ class BaseRuntime(ABC):
         """The state of a new call entry, and whether its deadline is new and so must be enforced here."""
         above = ambient.current()
         timeout = options.timeout if timeout is None else timeout
+        session = options.session_id or message.session_id
         timed = above is None
         if above is None:
-            above = ambient.root(DEFAULT_TIMEOUT if timeout is None else timeout)
-        state = above.child(target)
-        state.check_depth(self._max_depth)
-        if timeout is not None:
-            deadline = asyncio.get_running_loop().time() + timeout
-            if deadline < state.deadline:
-                state.deadline, timed = deadline, True
-        session = options.session_id or message.session_id
-        if session:
-            state.session_id = session
+            state = ambient.root_entry(target, DEFAULT_TIMEOUT if timeout is None else timeout, session)
+        else:
+            state = above.child(target)
+            state.check_depth(self._max_depth)
+            timed = timeout is not None and self._shorten(state, timeout)
+            if session:
+                state.session_id = session
         if options.max_tokens is not None or options.max_cost_usd is not None:
             usd = None if options.max_cost_usd is None else Decimal(str(options.max_cost_usd))
             state.budget = Budget(options.max_tokens, usd, above=state.budget)
         return state, timed
+
+    def _shorten(self, state: CallState, timeout: float) -> bool:
+        """Let a call end earlier than what it inherits; False when the inherited deadline is the nearer."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        if deadline >= state.deadline:
+            return False
+        state.deadline = deadline
+        return True
 
 
 def _size(payload: Payload) -> int:

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +29,7 @@ from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.entry import agent_events, past_deadline, run_agent, typed
 from aixgo.telemetry import spans
-from aixgo.usage import NO_USAGE, Ledger, Usage
+from aixgo.usage import Ledger, Usage
 
 MAX_CONCURRENT_CALLS = 1000
 MARGIN, MARGIN_SHARE = 0.05, 0.1
@@ -121,6 +121,7 @@ class CallServer:
 
     def __init__(self, runtime: BaseRuntime, *, max_concurrent_calls: int = MAX_CONCURRENT_CALLS) -> None:
         self._runtime = runtime
+        self._agents = runtime.own_agents
         self._limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
         self._unnamed = 0
@@ -184,7 +185,8 @@ class CallServer:
         """Raise a refusal when a message for `agent` cannot be taken here, so that it can go to another instance."""
         if self.draining:
             raise _refused(InstanceDraining("this instance is draining and takes no new messages"))
-        self._find(agent)
+        if agent not in self._agents:
+            raise self._not_here(agent)
 
     def _admit(self, call: IncomingCall) -> Agent:
         """The agent to call; raises a refusal that lets the caller try another instance."""
@@ -198,18 +200,17 @@ class CallServer:
                     fields={"limit": self._limit},
                 )
             )
-        agent = self._find(call.agent)
+        agent = self._agents.get(call.agent)
+        if agent is None:
+            raise self._not_here(call.agent)
         if not is_ready(agent):
             raise _refused(AgentUnavailable(f"agent {call.agent!r} is not ready", retry_after=1.0))
         return agent
 
-    def _find(self, name: str) -> Agent:
-        agent = self._runtime.own_agents.get(name)
-        if agent is None:
-            known = ", ".join(sorted(name for name in self._runtime.own_agents if "/" not in name)) or "none"
-            fields = {"agent": name}
-            raise _refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
-        return agent
+    def _not_here(self, name: str) -> AixgoError:
+        known = ", ".join(sorted(name for name in self._agents if "/" not in name)) or "none"
+        fields = {"agent": name}
+        return _refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
 
     def entered(self, call_id: str, running: RunningCall) -> str:
         """Note a call that begins, and return the id that it is known by."""
@@ -244,11 +245,6 @@ class CallServer:
         )
         state.check_depth(self._runtime.max_depth)
         return state
-
-
-def stripped(message: Message) -> Message:
-    """A request without usage: callers cannot write it."""
-    return message if message.usage is NO_USAGE else replace(message, usage=NO_USAGE)
 
 
 def _refused(error: AixgoError) -> AixgoError:

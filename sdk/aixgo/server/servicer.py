@@ -18,7 +18,7 @@ from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.mailbox import Letter
-from aixgo.server.calls import NO_TRACE, CallServer, IncomingCall, stripped
+from aixgo.server.calls import NO_TRACE, CallServer, IncomingCall
 from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
@@ -85,7 +85,7 @@ class AgentServicer(AgentServiceServicer):
         try:
             _check_named(request.agent)
             self._calls.accept_message(request.agent)
-            message = stripped(decode_message(request.message))
+            message = decode_message(request.message, usage_counts=False)
             if not message.session_id and request.context.session_id:
                 message = message.with_(session_id=request.context.session_id)
             letter = Letter(message, tuple(request.context.agent_path), request.context.traceparent)
@@ -115,7 +115,7 @@ def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Cont
     inherited = request.context
     return IncomingCall(
         request.agent,
-        stripped(decode_message(request.message)),
+        decode_message(request.message, usage_counts=False),
         inherited.call_id,
         _timeout(inherited, context),
         inherited.depth,

@@ -56,8 +56,11 @@ def fill_message(out: pb.Message, message: Message) -> None:
         out.usage.CopyFrom(encode_usage(message.usage))
 
 
-def decode_message(data: pb.Message) -> Message:
-    """A message from the wire; raises InvalidMessage when its JSON is broken or its metadata no object."""
+def decode_message(data: pb.Message, *, usage_counts: bool = True) -> Message:
+    """A message from the wire; raises InvalidMessage when its JSON is broken or its metadata no object.
+
+    With `usage_counts=False` its usage is left out: that of requests, which only servers may write.
+    """
     kind = data.WhichOneof("payload")
     payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
     if kind == "json":
@@ -65,7 +68,7 @@ def decode_message(data: pb.Message) -> Message:
     metadata = from_json(data.metadata) if data.metadata else NO_METADATA
     if not isinstance(metadata, Mapping):
         raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
-    usage = decode_usage(data.usage) if data.HasField("usage") else NO_USAGE
+    usage = decode_usage(data.usage) if usage_counts and data.HasField("usage") else NO_USAGE
     return Message(payload, metadata, data.session_id, usage, data.id or new_id())
 
 

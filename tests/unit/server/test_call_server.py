@@ -20,7 +20,7 @@ from aixgo.errors import (
     Overloaded,
 )
 from aixgo.server import calls as module
-from aixgo.server.calls import CallServer, IncomingCall, stripped
+from aixgo.server.calls import CallServer, IncomingCall
 
 
 def spend(tokens: int) -> None:
@@ -322,9 +322,3 @@ async def test_an_agents_own_exception_is_typed() -> None:
         await serve(serving(fails), incoming("fails"))
     assert caught.value.usage == Usage(3, llm_calls=1)
     assert caught.value.accepted
-
-
-def test_requests_are_stripped_of_usage() -> None:
-    bare, costly = Message("x"), Message("x", usage=Usage(5))
-    assert stripped(bare) is bare
-    assert stripped(costly).usage == Usage()

@@ -183,3 +183,9 @@ def test_usage_below_nothing_is_a_typed_error(usage: pb.Usage) -> None:
 
 def test_every_typed_error_of_the_codec_is_an_aixgo_error() -> None:
     assert issubclass(InvalidMessage, AixgoError)
+
+
+def test_usage_on_a_request_does_not_count() -> None:
+    wire = codec.encode_message(Message("x", usage=Usage(prompt_tokens=3)))
+    assert codec.decode_message(wire).usage == Usage(prompt_tokens=3)
+    assert codec.decode_message(wire, usage_counts=False).usage == Usage()
