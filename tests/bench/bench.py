@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -131,42 +131,31 @@ def _ratio(what: str, rounds: list, index: int, unit: str, aim: str) -> tuple[st
 
 
 async def fan_out() -> tuple[str, str, str]:
-    message = Message(PAYLOAD)
-    with peer("agent", "25") as a, peer("agent", "25") as b, peer("agent", "25") as c, peer("agent", "25") as d:
-        addresses = [p[0] for p in (a, b, c, d)]
-        raw_rounds, our_rounds = [], []
-        with peer("raw") as r1, peer("raw") as r2, peer("raw") as r3, peer("raw") as r4:
-            channels = [grpc.aio.insecure_channel(p[0]) for p in (r1, r2, r3, r4)]
-            stubs = [AgentServiceStub(channel) for channel in channels]
-            names = [f"echo{i}" for i in range(25)]
-            request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
-
-            # Names are per process here, so 100 fixed names are mapped to the 25 of each of the four.
-            runtimes = [DistributedRuntime(connect=dict.fromkeys(names, address)) for address in addresses]
-            for runtime in runtimes:
-                await runtime.__aenter__()
-            for round_ in range(ROUNDS * 3 + 2):
+    with ExitStack() as peers:
+        raw_addresses = [peers.enter_context(peer("raw"))[0] for _ in range(4)]
+        places = {first: peers.enter_context(peer("agent", "25", str(first)))[0] for first in range(0, 100, 25)}
+        addresses = {f"echo{index}": places[index // 25 * 25] for index in range(100)}
+        channels = [grpc.aio.insecure_channel(address) for address in raw_addresses]
+        stubs = [AgentServiceStub(channel) for channel in channels]
+        message = Message(PAYLOAD)
+        request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
+        rounds = []
+        async with DistributedRuntime(connect=addresses) as runtime:
+            for _ in range(ROUNDS * 3 + 2):
                 begun = time.perf_counter()
-                await asyncio.gather(*(stubs[i % 4].Execute(request, timeout=30) for i in range(100)))
+                await asyncio.gather(*(stubs[index % 4].Execute(request, timeout=30) for index in range(100)))
                 raw = time.perf_counter() - begun
                 begun = time.perf_counter()
-                outcomes = await asyncio.gather(*(runtime.call_parallel(names, message) for runtime in runtimes))
-                ours = time.perf_counter() - begun
-                assert all(not each.errors for each in outcomes)
-                if round_ >= 2:
-                    raw_rounds.append(raw)
-                    our_rounds.append(ours)
-            for runtime in runtimes:
-                await runtime.__aexit__(None, None, None)
-            for channel in channels:
-                await channel.close()
-    ratio = median(o / r for o, r in zip(our_rounds, raw_rounds, strict=True))
-    raw, ours = median(raw_rounds) * 1000, median(our_rounds) * 1000
-    return (
-        "call_parallel to 100 agents in 4 processes",
-        f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)",
-        "-",
-    )
+                outcomes = await runtime.call_parallel(list(addresses), message)
+                rounds.append((raw, time.perf_counter() - begun))
+                assert not outcomes.errors
+        for channel in channels:
+            await channel.close()
+    rounds = rounds[2:]
+    ratio = median(ours / raw for raw, ours in rounds)
+    raw, ours = median(raw for raw, _ in rounds) * 1000, median(ours for _, ours in rounds) * 1000
+    figure = f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)"
+    return "call_parallel to 100 agents in 4 processes", figure, "-"
 
 
 def memory() -> list[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ async def raw() -> None:
     await server.wait_for_termination()
 
 
-async def agents(count: int) -> None:
+async def agents(count: int, first: int = 0) -> None:
     from aixgo import Agent, AgentServer, DistributedRuntime, Message
 
     class Echo(Agent):
@@ -37,7 +37,7 @@ async def agents(count: int) -> None:
             return message
 
     async with DistributedRuntime() as runtime:
-        for index in range(count):
+        for index in range(first, first + count):
             runtime.register(Echo(f"echo{index}"))
         async with AgentServer(runtime) as server:
             print(server.address, flush=True)
@@ -45,4 +45,4 @@ async def agents(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(raw() if sys.argv[1] == "raw" else agents(int(sys.argv[2])))
+    asyncio.run(raw() if sys.argv[1] == "raw" else agents(*map(int, sys.argv[2:])))
