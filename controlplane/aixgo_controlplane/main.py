@@ -13,11 +13,9 @@ from time import monotonic
 from typing import Any
 
 import grpc.aio
-from aixgo.errors import InvalidInput, WrongState
+from aixgo.server.listening import add_health_and_reflection, bind, server_options
 from aixgo.v1 import registry_pb2
 from aixgo.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from aixgo_controlplane.prober import PROBE_INTERVAL, Prober
 from aixgo_controlplane.registry import DEFAULT_LEASE, Registry
@@ -34,16 +32,6 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
-OPTIONS: list[tuple[str, int]] = [
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
-    ("grpc.http2.ping_timeout_ms", 4_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-]
-
 
 async def run_control_plane(
     listen: str,
@@ -56,13 +44,14 @@ async def run_control_plane(
     """Serve the registry on `listen` (host:port, port 0 for a free one) until `stop` is set, then drain.
 
     `lease` and `probe_interval` are in seconds; `ready` is called once with the address that is served. Raises
-    InvalidInput for an address that is none, and WrongState when the port is taken.
+    ConfigError for an address that is none, and WrongState when the port is taken.
     """
     registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
-    untyped: Any = health  # its type stubs know nothing of the asyncio servicer
-    checks = untyped.aio.HealthServicer()
-    server = _server(RegistryService(registry), checks)
-    address = _bind(server, listen)
+    server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
+    add_RegistryServiceServicer_to_server(RegistryService(registry), server)
+    service = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+    checks = add_health_and_reflection(server, [service])
+    address = bind(server, listen)
     await server.start()
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="stop"),
@@ -99,31 +88,3 @@ async def sweep(
             registry.forgive(late)
         for instance in registry.expire():
             _log.info("instance %s at %s has expired", instance.instance_id, instance.address)
-
-
-def _server(service: RegistryService, checks: Any) -> grpc.aio.Server:
-    server = grpc.aio.server(options=OPTIONS)
-    add_RegistryServiceServicer_to_server(service, server)
-    untyped: Any = health_pb2_grpc
-    untyped.add_HealthServicer_to_server(checks, server)
-    names = [
-        registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name,
-        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-        reflection.SERVICE_NAME,
-    ]
-    reflection.enable_server_reflection(names, server)
-    return server
-
-
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        raise InvalidInput(f"the control plane cannot listen on {listen!r}; write host:port, like 0.0.0.0:50050")
-    try:
-        bound = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise WrongState(
-            f"the control plane cannot listen on {listen}: the port is in use, or the host is not one of this machine;"
-            " stop what listens there, or choose another with --listen host:port"
-        ) from error
-    return f"{host}:{bound}"

@@ -12,17 +12,16 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc.aio
 
 from aixgo.agent import Agent, is_ready, pattern_of
-from aixgo.errors import ConfigError, WrongState
 from aixgo.message import new_id
 from aixgo.runtime.base import MAX_MESSAGE_BYTES, BaseRuntime
-from aixgo.runtime.channels import MAX_METADATA
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
+from aixgo.server.listening import add_health_and_reflection, bind, server_options
 from aixgo.server.registrar import Registrar
 from aixgo.server.servicer import AgentServicer
 from aixgo.v1 import agent_pb2
@@ -30,6 +29,8 @@ from aixgo.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
+HEADROOM = 64 * 1024
+"""Bytes that a request may have beyond its message: context, metadata, framing."""
 READY_POLL = 1.0
 """Seconds between two looks at whether the agents are ready."""
 DRAIN_PAUSE = 0.2
@@ -108,18 +109,14 @@ class AgentServer:
         await self._stopped.wait()
 
     async def __aenter__(self) -> Self:
-        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-        from grpc_reflection.v1alpha import reflection
+        from grpc_health.v1 import health_pb2
 
-        untyped: Any = health  # its type stubs know nothing of the asyncio servicer
-        self._health: Any = untyped.aio.HealthServicer()
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
-        server = grpc.aio.server(options=_server_options(self._limits))
+        server = grpc.aio.server(options=server_options(self._limits.max_message_bytes + HEADROOM))
         add_AgentServiceServicer_to_server(AgentServicer(self._runtime, self._calls, self.describe), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # pyright: ignore[reportUnknownMemberType]
-        services = (agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name, health.SERVICE_NAME)
-        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+        service = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+        self._health = add_health_and_reflection(server, [service])
         self.address = bind(server, self._listen)
         await server.start()
         self._server = server
@@ -181,31 +178,3 @@ def describe_agent(agent: Agent) -> AgentInfo:
     """What callers can know of an agent of this process."""
     pattern, members = pattern_of(agent)
     return AgentInfo(agent.name, agent.role, agent.idempotent, pattern, tuple(members), is_ready(agent))
-
-
-def bind(server: grpc.aio.Server, listen: str) -> str:
-    """Bind `server` to `listen` and return the host:port that it got; raises ConfigError or WrongState with the fix."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ConfigError(f"cannot listen on {listen!r}: write host:port, like 127.0.0.1:50051, or port 0 for any")
-    try:
-        bound = server.add_insecure_port(listen if host else f"[::]:{port}")
-    except RuntimeError as error:
-        raise WrongState(
-            f"cannot listen on {listen}: the port is in use or the address is not this machine's;"
-            " stop the other process, or choose another port (0: any)"
-        ) from error
-    if host not in ("127.0.0.1", "localhost", "[::1]"):
-        log.warning("listening on %s:%d without TLS; whoever reaches this port can call its agents", host, bound)
-    return f"{host}:{bound}"
-
-
-def _server_options(limits: ServerLimits) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", limits.max_message_bytes + 64 * 1024),
-        ("grpc.max_send_message_length", limits.max_message_bytes + 64 * 1024),
-        ("grpc.max_metadata_size", MAX_METADATA),
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]

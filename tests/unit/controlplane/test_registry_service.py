@@ -213,7 +213,7 @@ async def test_a_port_in_use_is_a_clear_error(address: str):
         await run_control_plane(address, stop=asyncio.Event())
 
 
-@pytest.mark.parametrize("listen", ["", "50050", ":50050", "host:", "host:70000", "host:x"])
+@pytest.mark.parametrize("listen", ["", "50050", "host:", "host:70000", "host:x"])
 async def test_an_address_that_is_none_is_a_clear_error(listen: str):
     with pytest.raises(InvalidInput, match="host:port"):
         await run_control_plane(listen, stop=asyncio.Event())
