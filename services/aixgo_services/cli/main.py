@@ -23,6 +23,7 @@ _COMMANDS = {
     "controlplane": ("serve:controlplane", "Run a control plane."),
     "call": ("call:call", "Call an agent."),
     "agents": ("agents:agents", "List the agents that a control plane knows."),
+    "health": ("health:health", "Ask a server for its health."),
     "model": ("model:model", "Fetch and serve the embedded model."),
     "config": ("config:config", "Check YAML files, print their schema."),
 }
