@@ -65,6 +65,11 @@ class DistributedRuntime(BaseRuntime):
     async def disconnect(self, name: str) -> None:
         await self._channels.drop(self._resolver.disconnect(name))
 
+    @property
+    def remote(self) -> RemoteCalls:
+        """The calls to other processes, for who passes calls on as they are: the gateway."""
+        return self._remote
+
     def instances(self) -> Sequence[Instance]:
         """The instances of other processes that are known now, ready or not."""
         return self._resolver.all()

@@ -79,6 +79,11 @@ class Resolver:
         heard = self._discovery.directory.all() if self._discovery is not None else ()
         return [*(instance for fixed in self._fixed.values() for instance in fixed), *heard]
 
+    @property
+    def heard(self) -> bool:
+        """Whether a control plane has said what there is, or there is none to ask."""
+        return self._discovery is None or self._discovery.directory.has_snapshot
+
     async def first_snapshot(self, timeout: float) -> bool:
         """Wait until the control planes have said what there is; False when none did within `timeout` seconds."""
         return self._discovery is None or await self._discovery.first_snapshot(timeout)
