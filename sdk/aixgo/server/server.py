@@ -66,7 +66,7 @@ class AgentServer:
         callees: Callees | None = None,
     ) -> None:
         self._callees = callees or OwnAgents(runtime)
-        self._max_message_bytes = runtime.max_message_bytes
+        self._runtime = runtime
         self._listen = listen
         self._advertise = advertise
         self._limits = limits or ServerLimits()
@@ -124,7 +124,7 @@ class AgentServer:
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         server = grpc.aio.server(options=_server_options(self._limits))
-        servicer = AgentServicer(self._calls, self.describe, self._max_message_bytes)
+        servicer = AgentServicer(self._calls, self.describe, self._runtime.max_message_bytes)
         add_AgentServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # pyright: ignore[reportUnknownMemberType]
         services = (agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name, health.SERVICE_NAME)
