@@ -29,6 +29,7 @@ _COMMANDS = {
     "doctor": ("doctor:doctor", "Tell what is wrong with this machine or a file, and the fix."),
     "model": ("model:model", "Fetch and serve the embedded model."),
     "config": ("config:config", "Check and migrate YAML files, print their schema."),
+    "render": ("render:render", "Write a YAML file as Compose or Kubernetes files."),
 }
 
 
