@@ -159,7 +159,7 @@ def _container(workload: Workload) -> Document:
 
 
 def _environment(workload: Workload) -> list[Document]:
-    told = {**workload.environment, "AIXGO_LOG_FORMAT": "json"}
+    told = {**dict(sorted(workload.environment.items())), "AIXGO_LOG_FORMAT": "json"}
     variables: list[Document] = [{"name": name, "value": value} for name, value in told.items()]
     if not workload.component.serves_agents:
         return variables
