@@ -14,14 +14,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aixgo.call import CallState, entered
-from aixgo.errors import AgentNotFound
+from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
+from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import DEFAULT_OPTIONS
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
+from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import SEND_TIMEOUT
 from aixgo.server.callees import IncomingCall, refused
 from aixgo.server.server import AgentServer, ServerLimits
 from aixgo.usage import Ledger
+from aixgo.wire.instances import agent_from_proto
 
 if TYPE_CHECKING:
     from aixgo.events import Event
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from aixgo.runtime.mailbox import Letter
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
+FIRST_SNAPSHOT = 1.0
+"""Seconds that a gateway waits for a control plane before it listens, so that its first callers find everybody."""
+MAX_LIST_BYTES = 64 * 1024 * 1024
+"""Bytes of the longest list of agents."""
 ANY_DEPTH = 2**32
 """Depth is for the agent's own process to judge: above what the wire can say."""
 
@@ -88,12 +95,25 @@ async def serve_gateway(
     `ready` is called once it listens; its health is SERVING once a control plane was heard. Raises ConfigError for an
     address that is none; WrongState when the port is taken.
     """
-    async with (
-        DistributedRuntime(control_plane=control_plane, connect=connect) as runtime,
-        AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server,
-    ):
-        ready(server)
-        await stop.wait()
+    async with DistributedRuntime(control_plane=control_plane, connect=connect) as runtime:
+        await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
+        async with AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server:
+            ready(server)
+            await stop.wait()
+
+
+async def ask_gateway(address: str, timeout: float) -> Instance:
+    """The gateway at an address and whom it serves; `timeout` is in seconds. Raises Unavailable."""
+    channels = ChannelPool(max_message_bytes=MAX_LIST_BYTES)
+    try:
+        answer = await PlainTransport(channels).describe(address, timeout)
+    except (TransportFailed, DeadlineExceeded) as error:
+        raise Unavailable(
+            f"no gateway answered at {address}; start one (aixgo gateway), or check the address"
+        ) from error
+    finally:
+        await channels.close()
+    return Instance(answer.instance_id, address, 0, tuple(agent_from_proto(agent) for agent in answer.agents))
 
 
 def merged(instances: Sequence[Instance]) -> tuple[AgentInfo, ...]:
