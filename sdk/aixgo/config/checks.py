@@ -16,6 +16,7 @@ from aixgo.config.members import LATER_PATTERNS, PATTERNS, config_members
 from aixgo.config.schema import Config, PatternSpec, dotted
 from aixgo.errors import InvalidInput
 from aixgo.names import nearest
+from aixgo.runtime.dns import ANY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -118,7 +119,7 @@ class _Checks:
         return [] if member is None else [member]
 
     def _check_member(self, location: Location, name: str) -> None:
-        if name not in self._known:
+        if name not in self._known and ANY_NAME not in self._known:
             hint = nearest(name, self._known)
             self._note(location, f"{dotted(location)}: {name!r} is neither an agent nor an orchestration; {hint}")
 

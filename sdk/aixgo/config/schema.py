@@ -27,6 +27,7 @@ from aixgo.config.document import Document, Location
 from aixgo.config.duration import Duration
 from aixgo.config.problems import at
 from aixgo.config.spec import AgentSpec
+from aixgo.runtime.dns import SCHEME
 
 DEFAULT_NAME = "main"
 """The name of an orchestration that has none."""
@@ -44,11 +45,21 @@ def check_address(value: str) -> str:
     return value
 
 
+def check_target(value: str) -> str:
+    """An address, or `dns:///host:port`, as it is; raises ValueError for anything else."""
+    try:
+        check_address(value.removeprefix(SCHEME))
+    except ValueError as error:
+        raise ValueError(f"{error}, or dns:///host:port for every address of a host name") from error
+    return value
+
+
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
 Address = Annotated[str, AfterValidator(check_address)]
+Target = Annotated[str, AfterValidator(check_target)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -130,7 +141,11 @@ class DeploymentSpec(_Section):
         default="local", description="local: in one process; distributed: names of other processes can be called too."
     )
     control_plane: Annotated[tuple[Address, ...], BeforeValidator(_as_tuple)] = ()
-    connect: dict[str, Address] = Field(default_factory=dict, description="Fixed addresses by agent.")
+    connect: dict[str, Target] = Field(
+        default_factory=dict,
+        description="Addresses by agent: host:port, or dns:///host:port for every address of a host name. The key * is"
+        " for all other names; {name} in its host stands for the name.",
+    )
     agents: dict[str, PlacementSpec] = Field(default_factory=dict)
 
 

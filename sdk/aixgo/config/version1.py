@@ -1,52 +1,196 @@
-"""Files of aixgo v1 are refused, with the v2 text to write.
+"""Files of aixgo v1: refused by `load.py`, and rewritten as v2 by `aixgo config migrate`.
 
-Owns what a v1 file looks like. Above: `load.py`.
+Owns what a v1 file looks like and what becomes of each part of it. What cannot be decided from the file alone stands as
+a comment at the place that needs a hand. Below: `document.py` for the syntax.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+
+from aixgo.agents.catalog import LATER as LATER_ROLES
+from aixgo.agents.catalog import ROLES
+from aixgo.config.document import MAX_BYTES, parse_document
+from aixgo.config.members import LATER_PATTERNS, PATTERNS
+from aixgo.config.schema import Config
+from aixgo.config.spec import AgentSpec
+from aixgo.errors import ConfigError
 
 if TYPE_CHECKING:
     from aixgo.config.document import Document
     from aixgo.config.problems import Problems
 
+_FAMILIES: Mapping[str, str] = {
+    "gpt-": "openai",
+    "chatgpt-": "openai",
+    "o1": "openai",
+    "o3": "openai",
+    "o4": "openai",
+    "claude-": "anthropic",
+    "gemini-": "gemini",
+    "grok-": "xai",
+    "deepseek-": "deepseek",
+}
+"""The vendor by how a model's name begins. v1 had the names alone; v2 wants `vendor/model`."""
+_ENTRY = "  "
+_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The v2 text of a v1 file, and what a person has to look at. Each of `notes` is a comment of the text, too."""
+
+    text: str
+    notes: tuple[str, ...]
+
 
 def refuse_version1(document: Document, problems: Problems) -> None:
-    """Raise ConfigError when the file has a `supervisor:` section, or says `version: 1`."""
-    if not isinstance(document.data, Mapping):
+    """Raise ConfigError, with the v2 text to write, when the file has a `supervisor:` section or says `version: 1`."""
+    sign = _sign(document.data)
+    if sign is None:
         return
-    data = cast("Mapping[str, Any]", document.data)  # pyright: ignore[reportUnknownMemberType]  # Any until here
-    if "supervisor" in data:
-        line, found = document.line(("supervisor",)), "this file is of aixgo v1 (it has a `supervisor:` section)"
-    elif data.get("version") in (1, "1") and not isinstance(data["version"], bool):
-        line, found = document.line(("version",)), "this file is of aixgo v1"
-    else:
-        return
-    problems.add(line, f"{found}; write it as v2:\n\n{_as_version2(data)}")
+    key, found = sign
+    # What filled ${VAR} may be a secret, and errors are shown and logged: the file is read again without filling it.
+    path = document.path
+    data = _unfilled(path, path.read_bytes()) if path.is_file() else document.data
+    problems.add(document.line((key,)), f"{found}; write it as v2:\n\n{_Writer().write(_mapping(data)).text}")
     problems.check()
 
 
-def _as_version2(data: Mapping[str, Any]) -> str:
-    """The same file in the format of v2, as text."""
-    kept = {key: value for key, value in data.items() if key not in ("version", "supervisor")}
-    new: dict[str, Any] = {"version": 2}
-    supervisor: Any = data.get("supervisor")
-    if isinstance(supervisor, Mapping):
-        settings = dict(cast("Mapping[str, Any]", supervisor))
-        name = settings.pop("name", "main")
-        orchestration = {"name": name, "pattern": "supervisor", "agents": _names(data.get("agents"))}
-        new["orchestration"] = orchestration | ({"config": settings} if settings else {})
-    text = yaml.safe_dump({**new, **kept}, sort_keys=False, allow_unicode=True, width=100)
-    if "orchestration" in new:
-        text += "\n# not yet: pattern supervisor; today there are sequential, parallel and router"
-    return text
+def migrate(path: Path) -> Migration:
+    """The same file as v2. `${VAR}` stays as it is written; the comments of the old file are not kept.
+
+    A file without `version:` counts as v1. Raises ConfigError when the file cannot be read, is not YAML, holds no keys
+    and values, or is of v2 already.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    data = _unfilled(path, content)
+    if not _mapping(data):
+        raise ConfigError(f"{path}: there is nothing to migrate: a file of v1 holds keys and values")
+    if _sign(data) is None and "version" in data:
+        raise ConfigError(f"{path}: this file says `version: {data['version']}`; only files of v1 can be migrated")
+    return _Writer().write(_mapping(data))
 
 
-def _names(agents: Any) -> list[str]:
-    entries = cast("list[Any]", agents) if isinstance(agents, list) else []
-    named = [cast("Mapping[str, Any]", entry) for entry in entries if isinstance(entry, Mapping)]
-    return [str(entry["name"]) for entry in named if "name" in entry]
+def _sign(data: Any) -> tuple[str, str] | None:
+    """The key that shows that a file is of v1, and what is said about it; None for any other file."""
+    given = _mapping(data)
+    if "supervisor" in given:
+        return "supervisor", "this file is of aixgo v1 (it has a `supervisor:` section)"
+    if given.get("version") in (1, "1") and not isinstance(given["version"], bool):
+        return "version", "this file is of aixgo v1"
+    return None
+
+
+def _unfilled(path: Path, content: bytes) -> Any:
+    """The plain values of a file whose `${VAR}` are left as they stand."""
+    return parse_document(path, content.replace(b"${", b"$${"), {}).data
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Writes one file, part by part; the comments about a part stand above it."""
+
+    lines: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+
+    def write(self, data: Mapping[str, Any]) -> Migration:
+        """The whole file."""
+        self._add({"version": 2})
+        if "supervisor" in data:
+            self._orchestration(data)
+        for key, value in data.items():
+            if key == "agents":
+                self._agents(value)
+            elif key not in ("version", "supervisor"):
+                if key not in Config.model_fields:
+                    self._note(f"v2 knows no section `{key}`; move what it says, or remove it.")
+                self._add({key: value})
+        return Migration("\n".join(self.lines) + "\n", tuple(self.notes))
+
+    def _orchestration(self, data: Mapping[str, Any]) -> None:
+        """A supervisor becomes an orchestration of all agents of the file."""
+        if "orchestration" in data:
+            self._note("the section `supervisor` is left out: the file has an `orchestration` already.")
+            return
+        settings = dict(_mapping(data["supervisor"]))
+        new: dict[str, Any] = {"name": settings.pop("name", "main"), "pattern": "supervisor"}
+        new["agents"] = [each["name"] for each in map(_mapping, _list(data.get("agents"))) if "name" in each]
+        if "model" in settings:
+            settings["model"] = self._model(settings["model"], "the supervisor")
+        if settings:
+            new["config"] = settings
+        if "supervisor" in LATER_PATTERNS:
+            self._note(f"not yet: pattern supervisor; today there are {', '.join(PATTERNS)}.")
+        self._add({"orchestration": new})
+
+    def _agents(self, value: Any) -> None:
+        entries = _list(value)
+        if not entries:
+            self._add({"agents": value})
+            return
+        self.lines.append("agents:")
+        for entry in entries:
+            given = _mapping(entry)
+            self._add([self._agent(given) if given else entry], _ENTRY)
+
+    def _agent(self, old: Mapping[str, Any]) -> dict[str, Any]:
+        """An agent; keys that v2 does not know become its role's own configuration."""
+        name = f"agent {old.get('name', '?')}"
+        new = {key: value for key, value in old.items() if key in AgentSpec.model_fields and key != "config"}
+        if "model" in new:
+            new["model"] = self._model(new["model"], name, _ENTRY)
+        config = {key: value for key, value in old.items() if key not in AgentSpec.model_fields}
+        if config:
+            self._note(f"{name}: {', '.join(config)} went to `config`; see whether its role knows them.", _ENTRY)
+        if config or "config" in old:
+            new["config"] = {**_mapping(old.get("config")), **config}
+        self._role(name, str(new.get("role")))
+        if new.get("mcp_servers"):
+            self._note(f"{name}: mcp_servers are not built yet; remove the key until they are.", _ENTRY)
+        return new
+
+    def _role(self, name: str, role: str) -> None:
+        if role in LATER_ROLES:
+            self._note(f"{name}: role {role} is not built yet; use {', '.join(ROLES)}, or a class of yours.", _ENTRY)
+        elif role not in ROLES and ":" not in role:
+            told = f"{name}: role {role} was Go code; write it as a Python class and name it my_pkg.agents:Class."
+            self._note(told, _ENTRY)
+
+    def _model(self, model: Any, whose: str, indent: str = "") -> Any:
+        """`vendor/model` of a bare name, where the name says which vendor."""
+        if not isinstance(model, str) or "/" in model:
+            return model
+        vendor = next((vendor for begin, vendor in _FAMILIES.items() if model.startswith(begin)), None)
+        if vendor is None:
+            self._note(f"{whose}: write the model {model} with its vendor, for example ollama/{model}.", indent)
+            return model
+        return f"{vendor}/{model}"
+
+    def _note(self, text: str, indent: str = "") -> None:
+        printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+        self.notes.append(printable)
+        comment = textwrap.wrap(f"# By hand: {printable}", _WIDTH, break_long_words=False, break_on_hyphens=False)
+        self.lines += [f"{indent}{'#   ' if number else ''}{line}" for number, line in enumerate(comment)]
+
+    def _add(self, value: Any, indent: str = "") -> None:
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_WIDTH)
+        self.lines.append(textwrap.indent(text.rstrip("\n"), indent))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -148,7 +148,11 @@ class Attempts:
         if resolver.known(target):
             return
         patience = min(READY_TIMEOUT, remaining(self._state))
-        if not await resolver.first_snapshot(patience):
+        try:
+            heard = await resolver.find(target, patience)
+        except AixgoError as error:
+            raise typed(error, self._state) from error.__cause__
+        if not heard:
             raise typed(
                 RegistryUnavailable(
                     f"no control plane has answered, so agent {target!r} cannot be found;"

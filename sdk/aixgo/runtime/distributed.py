@@ -18,12 +18,14 @@ from aixgo.runtime.base import MAILBOX_SIZE, MAX_MESSAGE_BYTES, BaseRuntime
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
+from aixgo.runtime.dns import Hosts
 from aixgo.runtime.entry import typed
 from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
 from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.resolver import Resolver
+from aixgo.wire.instances import agent_from_proto
 
 DESCRIBE_TIMEOUT = 60.0
 """Seconds that `connect` goes on asking, in the background, what lives at a fixed address."""
@@ -32,8 +34,10 @@ DESCRIBE_TIMEOUT = 60.0
 class DistributedRuntime(BaseRuntime):
     """The Runtime contract over gRPC.
 
-    `control_plane` lists the addresses of the control planes, `connect` fixed addresses of agents by name. It must be
-    entered (`async with`) before it calls other processes.
+    `control_plane` lists the addresses of the control planes, `connect` addresses of agents by name: `host:port`, or
+    `dns:///host:port` for every address of a host name, looked up again every few seconds. The name `*` stands for all
+    names that are not known otherwise: `{"*": "gateway:50051"}` for a gateway, `{"*": "dns:///{name}.agents:50051"}`
+    for a headless Service of each agent. It must be entered (`async with`) before it calls other processes.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class DistributedRuntime(BaseRuntime):
     ) -> None:
         super().__init__(max_depth=max_depth, mailbox_size=mailbox_size, max_message_bytes=max_message_bytes)
         self._discovery = Discovery(control_plane) if control_plane else None
-        self._resolver = Resolver(self._discovery)
         self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024)
         self._transport = PlainTransport(self._channels)
+        self._hosts = Hosts(describe=self._agents_at)
+        self._resolver = Resolver(self._discovery, self._hosts)
         self._replicas = Replicas(self._resolver, self._transport.healthy)
         self._remote = RemoteCalls(self._replicas, self._transport)
         self._describing: set[asyncio.Task[None]] = set()
@@ -60,10 +65,15 @@ class DistributedRuntime(BaseRuntime):
     async def connect(self, name: str, address: str) -> None:
         self._resolver.connect(name, address)
         if self._entered:
-            self._describe(name, address)
+            await self._begin_to_ask([name])
 
     async def disconnect(self, name: str) -> None:
         await self._channels.drop(self._resolver.disconnect(name))
+
+    @property
+    def remote(self) -> RemoteCalls:
+        """The calls to other processes, for who passes calls on as they are: the gateway."""
+        return self._remote
 
     def instances(self) -> Sequence[Instance]:
         """The instances of other processes that are known now, ready or not."""
@@ -95,14 +105,14 @@ class DistributedRuntime(BaseRuntime):
         self._entered = True
         if self._discovery is not None:
             await self._discovery.open()
-        for name in self._resolver.fixed_names():
-            self._describe(name, self._resolver.instances(name)[0].address)
+        await self._begin_to_ask(self._resolver.fixed_names())
 
     async def _closed(self) -> None:
         self._entered = False
         for task in self._describing:
             task.cancel()
         await self._replicas.close()
+        await self._hosts.close()
         if self._discovery is not None:
             await self._discovery.close()
         await self._channels.close()
@@ -111,21 +121,28 @@ class DistributedRuntime(BaseRuntime):
         if not self._entered:
             raise typed(WrongState("this DistributedRuntime is not entered; use `async with runtime:`"), state)
 
-    def _describe(self, name: str, address: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._ask(name, address), name=f"describe {name}")
-        self._describing.add(task)
-        task.add_done_callback(self._describing.discard)
+    async def _begin_to_ask(self, names: Sequence[str]) -> None:
+        """Ask, in the background, a gateway and the processes at the fixed addresses of these names who lives there."""
+        await self._hosts.open()
+        for name in set(names) & set(self._resolver.fixed_names()):
+            asked = self._ask(name, self._resolver.instances(name)[0].address)
+            task = asyncio.get_running_loop().create_task(asked, name=f"describe {name}")
+            self._describing.add(task)
+            task.add_done_callback(self._describing.discard)
 
     async def _ask(self, name: str, address: str) -> None:
         """Learn whether the agent at a fixed address is idempotent; an address that never answers stays as it is."""
-        try:
-            answer = await self._transport.describe(address, DESCRIBE_TIMEOUT)
-        except (AixgoError, TransportFailed):
-            return
-        for agent in answer.agents:
-            if agent.name == name:
-                info = AgentInfo(name, agent.role, agent.idempotent, agent.pattern, tuple(agent.agents), agent.ready)
+        for info in await self._agents_at(address, DESCRIBE_TIMEOUT) or ():
+            if info.name == name:
                 self._resolver.described(name, info)
+
+    async def _agents_at(self, address: str, timeout: float) -> Sequence[AgentInfo] | None:
+        """Who lives at an address; None when it does not say."""
+        try:
+            answer = await self._transport.describe(address, timeout)
+        except (AixgoError, TransportFailed):
+            return None
+        return [agent_from_proto(agent) for agent in answer.agents]
 
 
 class RemoteAgent(Agent):

@@ -24,6 +24,8 @@ from aixgo.telemetry import spans
 from aixgo.v1 import agent_pb2, types_pb2
 from aixgo.wire.codec import decode_message, fill_context, fill_message
 
+Trace = tuple[str, str, str]
+"""traceparent, tracestate, baggage."""
 SEND_TIMEOUT = 30.0
 """Seconds for putting a message into another process's mailbox."""
 
@@ -37,8 +39,13 @@ class RemoteCalls:
         self._call_ids = itertools.count(1)
         self._prefix = new_id()
 
-    async def call(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
-        """One reply, from the instance that gave it, after as many attempts as are allowed."""
+    async def call(
+        self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
+    ) -> Message:
+        """One reply, from the instance that gave it, after as many attempts as are allowed.
+
+        `trace` is passed on as it is; without it the current one is.
+        """
         attempts = Attempts(self.replicas, target, state, options)
         request = agent_pb2.ExecuteRequest(agent=target)
         fill_message(request.message, message)
@@ -47,17 +54,18 @@ class RemoteCalls:
             while True:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, granted)
+                headers = self._context(request.context, state, timeout, granted, trace)
                 with attempts.on(instance):
                     response = await self.transport.execute(instance.address, request, timeout, headers, state.ledger)
                     reply = decode_message(response.message)
                     state.ledger.record(reply.usage)
+                    state.instance_id = instance.instance_id
                     return finished_reply(reply, state)
         finally:
             _repay(state, granted)
 
     async def stream(
-        self, target: str, message: Message, state: CallState, options: CallOptions
+        self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
     ) -> AsyncGenerator[Event]:
         """The events of one call; another instance is tried only as long as none has come."""
         attempts = Attempts(self.replicas, target, state, options)
@@ -68,7 +76,7 @@ class RemoteCalls:
             while True:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, granted)
+                headers = self._context(request.context, state, timeout, granted, trace)
                 events = self.transport.stream(instance.address, request, timeout, headers, state.ledger)
                 with attempts.on(instance):
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
@@ -83,8 +91,11 @@ class RemoteCalls:
         finally:
             _repay(state, granted)
 
-    async def send(self, target: str, message: Message) -> None:
-        """Put a message into the mailbox of one instance; it is tried again only where it cannot have arrived."""
+    async def send(self, target: str, message: Message, trace: Trace | None = None) -> str:
+        """Put a message into the mailbox of one instance, and return its id.
+
+        It is tried again only where it cannot have arrived.
+        """
         above = ambient.current()
         deadline = asyncio.get_running_loop().time() + SEND_TIMEOUT
         state = ambient.root(SEND_TIMEOUT).child(target)
@@ -94,21 +105,26 @@ class RemoteCalls:
         request = agent_pb2.DeliverRequest(agent=target)
         fill_message(request.message, message)
         request.context.agent_path.extend(ambient.current_path())
-        headers = _trace(request.context)
+        headers = _trace(request.context, trace)
         while True:
             instance = await attempts.next()
             timeout = attempts.timeout()
             with attempts.on(instance):
                 await self.transport.deliver(instance.address, request, timeout, headers)
-                return
+                return instance.instance_id
 
     def _context(
-        self, context: types_pb2.CallContext, state: CallState, timeout: float, granted: Budget | None
+        self,
+        context: types_pb2.CallContext,
+        state: CallState,
+        timeout: float,
+        granted: Budget | None,
+        trace: Trace | None,
     ) -> Headers | None:
         """Fill in what the callee inherits; each attempt is a call of its own, with an id of its own."""
         call_id = f"{self._prefix}-{next(self._call_ids)}"
         fill_context(context, state, call_id, timeout, granted)
-        return _trace(context)
+        return _trace(context, trace)
 
 
 def _lend(state: CallState) -> Budget | None:
@@ -120,9 +136,9 @@ def _repay(state: CallState, granted: Budget | None) -> None:
         state.budget.repay(granted, state.ledger.usage)
 
 
-def _trace(context: types_pb2.CallContext) -> Headers | None:
-    """Write the current trace into the context, and as the headers that other tools read; None when there is none."""
-    traceparent, tracestate, baggage = spans.inject()
+def _trace(context: types_pb2.CallContext, trace: Trace | None) -> Headers | None:
+    """Write a trace (None: the current one) into the context, and as the headers that other tools read."""
+    traceparent, tracestate, baggage = spans.inject() if trace is None else trace
     if not traceparent:
         return None
     context.traceparent, context.tracestate, context.baggage = traceparent, tracestate, baggage

@@ -61,6 +61,7 @@ class Replicas:
 
     def failed(self, instance: Instance, *, refused: bool) -> None:
         """Note a transport failure; an instance that it ejects is probed until it is healthy again, or gone."""
+        self.resolver.suspect(instance)
         if self.balancer.failed(instance.instance_id, refused=refused) and instance.instance_id not in self._probes:
             log.info("instance %s at %s is ejected", instance.instance_id, instance.address)
             probe = asyncio.get_running_loop().create_task(self._probe(instance), name=f"probe {instance.address}")

@@ -1,7 +1,8 @@
-"""Finding the instances of a name: fixed addresses first, then what the control planes say.
+"""Finding the instances of a name: fixed addresses first, then what the control planes say, then `*`.
 
-Owns the fixed addresses and the waiting for something to change. Below it lie `directory.py` (what is known) and
-`discovery.py` (how it is heard); `remote.py` asks it before each attempt. No call asks a control plane.
+Owns the fixed addresses and the waiting for something to change. Below it lie `directory.py` (what is known),
+`discovery.py` (how it is heard) and `dns.py` (host names); `remote.py` asks it before each attempt. No call asks a
+control plane.
 """
 
 from __future__ import annotations
@@ -10,31 +11,42 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from aixgo.errors import AgentNotFound, ConfigError
+from aixgo.errors import AgentNotFound
 from aixgo.runtime.discovery import Discovery
+from aixgo.runtime.dns import ANY_NAME, Hosts, Target
 from aixgo.runtime.instance import AgentInfo, Instance
 
 
 class Resolver:
-    """Instances by name. `discovery` is None when there is no control plane."""
+    """Instances by name. `discovery` is None when there is no control plane; `hosts` looks up host names."""
 
-    def __init__(self, discovery: Discovery | None) -> None:
+    def __init__(self, discovery: Discovery | None, hosts: Hosts | None = None) -> None:
         self._discovery = discovery
+        self._hosts = hosts or Hosts()
+        self._hosts.changed = self.touch
         self._fixed: dict[str, tuple[Instance, ...]] = {}
         self._changed = asyncio.Event()
 
     def connect(self, name: str, address: str) -> None:
-        """Resolve `name` to `address`, whatever the control planes say. Raises ConfigError for what is no address."""
-        host, _, port = address.rpartition(":")
-        if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-            raise ConfigError(
-                f"address {address!r} of agent {name!r} is not usable; write host:port, like localhost:50051"
-            )
-        self._fixed[name] = (Instance(f"{name}@{address}", address, 0, (AgentInfo(name),)),)
+        """Resolve `name` to `address`, whatever the control planes say. Raises ConfigError for what is no address.
+
+        `dns:///host:port` stands for every address of the host name. The name `*` stands for all names that are not
+        known otherwise, and `{name}` in its host for the name.
+        """
+        target = Target.parse(name, address)
+        self._fixed.pop(name, None)
+        self._hosts.disconnect(name)
+        if target.many or name == ANY_NAME:
+            self._hosts.connect(name, target)
+        else:
+            self._fixed[name] = (Instance(f"{name}@{address}", address, 0, (AgentInfo(name),)),)
         self.touch()
 
     def disconnect(self, name: str) -> str:
-        """Forget the fixed address of `name` and return it; raises AgentNotFound when there is none."""
+        """Forget the address of `name` and return it; raises AgentNotFound when there is none."""
+        target = self._hosts.disconnect(name)
+        if target is not None:
+            return str(target)
         instances = self._fixed.pop(name, None)
         if instances is None:
             raise AgentNotFound(f"{name!r} is not connected to an address", fields={"agent": name})
@@ -51,15 +63,33 @@ class Resolver:
         fixed = self._fixed.get(name)
         if fixed is not None:
             return fixed
-        return self._discovery.directory.instances(name) if self._discovery is not None else ()
+        if self._heard_of(name) and not self._hosts.named(name):
+            return self._discovery.directory.instances(name) if self._discovery is not None else ()
+        return self._hosts.instances(name)
 
     def known(self, name: str) -> bool:
         """Whether the name was ever seen."""
-        return name in self._fixed or (self._discovery is not None and self._discovery.directory.known(name))
+        return name in self._fixed or self._heard_of(name) or self._hosts.known(name)
+
+    async def find(self, name: str, timeout: float) -> bool:
+        """Wait until it is clear whether a name is known; False when no control plane has said anything so far.
+
+        Raises AgentNotFound or Unavailable for a name that is looked up and cannot be found.
+        """
+        heard = self._hosts.named(name) or await self.first_snapshot(timeout)
+        if not self.known(name) and self._hosts.covers(name):
+            await self._hosts.find(name, timeout)
+            return True
+        return heard
 
     def info(self, name: str) -> AgentInfo | None:
-        """What is known of the agent; None when no instance is listed."""
-        return next((i.by_name[name] for i in self.instances(name) if name in i.by_name), None)
+        """What is known of the agent; None when it is not known where it could be."""
+        listed = next((i.by_name[name] for i in self.instances(name) if name in i.by_name), None)
+        return listed or self._hosts.info(name)
+
+    def suspect(self, instance: Instance) -> None:
+        """An instance has failed: what was looked up may be out of date."""
+        self._hosts.suspect(instance.instance_id)
 
     def fixed_names(self) -> list[str]:
         """The names with fixed addresses."""
@@ -68,7 +98,7 @@ class Resolver:
     def names(self) -> list[str]:
         """The names that have instances."""
         heard = self._discovery.directory.names() if self._discovery is not None else []
-        return sorted({*self._fixed, *heard})
+        return sorted({*self._fixed, *heard, *self._hosts.names()})
 
     def instance_ids(self) -> set[str]:
         """The ids of all instances that are known now."""
@@ -77,7 +107,12 @@ class Resolver:
     def all(self) -> Sequence[Instance]:
         """All instances that are known now, ready or not."""
         heard = self._discovery.directory.all() if self._discovery is not None else ()
-        return [*(instance for fixed in self._fixed.values() for instance in fixed), *heard]
+        return [*(instance for fixed in self._fixed.values() for instance in fixed), *heard, *self._hosts.all()]
+
+    @property
+    def heard(self) -> bool:
+        """Whether a control plane has said what there is, or there is none to ask."""
+        return self._discovery is None or self._discovery.directory.has_snapshot
 
     async def first_snapshot(self, timeout: float) -> bool:
         """Wait until the control planes have said what there is; False when none did within `timeout` seconds."""
@@ -100,3 +135,6 @@ class Resolver:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def _heard_of(self, name: str) -> bool:
+        return self._discovery is not None and self._discovery.directory.known(name)

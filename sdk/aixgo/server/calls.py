@@ -1,7 +1,7 @@
 """Serving calls, whatever transport they came by: limits, deadline, errors, telemetry and accounting.
 
-Owns what runs in this process on behalf of callers outside it. Above it lie the servicers, which only map; below it the
-runtime's entry of a call.
+Owns what runs in this process on behalf of callers outside it. Above it lie the servicers, which only map; below it
+`callees.py`, which answers.
 """
 
 from __future__ import annotations
@@ -10,24 +10,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from aixgo.agent import Agent, is_ready
-from aixgo.call import DEFAULT_TIMEOUT, Budget, CallState
-from aixgo.errors import (
-    AgentNotFound,
-    AgentUnavailable,
-    AixgoError,
-    CallCancelled,
-    InstanceDraining,
-    Overloaded,
-)
+from aixgo.call import CallState
+from aixgo.errors import CallCancelled, InstanceDraining, Overloaded
 from aixgo.events import Event
 from aixgo.message import Message
-from aixgo.runtime.base import BaseRuntime
-from aixgo.runtime.entry import agent_events, past_deadline, run_agent, typed
+from aixgo.runtime.entry import past_deadline, typed
+from aixgo.runtime.mailbox import Letter
+from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.telemetry import spans
 from aixgo.usage import Ledger, Usage
 
@@ -39,24 +31,6 @@ CANCEL_WAIT = 0.08
 """Seconds that Cancel waits for the call to end; its caller waits 100 ms."""
 REMEMBERED = 1000
 """Calls whose usage is kept for a Cancel that comes after they were cancelled."""
-
-
-NO_TRACE = ("", "", "")
-
-
-@dataclass(slots=True)
-class IncomingCall:
-    """One call as a transport hands it over. `timeout` is in seconds; `depth` and `path` are the caller's."""
-
-    agent: str
-    message: Message
-    call_id: str = ""
-    timeout: float = DEFAULT_TIMEOUT
-    depth: int = 0
-    path: tuple[str, ...] = ()
-    session_id: str = ""
-    budget: Budget | None = None
-    trace: tuple[str, str, str] = NO_TRACE
 
 
 class RunningCall:
@@ -117,11 +91,10 @@ class RunningCall:
 
 
 class CallServer:
-    """Serves calls to the agents of one runtime, at most `max_concurrent_calls` at once."""
+    """Serves calls to `callees`, at most `max_concurrent_calls` at once."""
 
-    def __init__(self, runtime: BaseRuntime, *, max_concurrent_calls: int = MAX_CONCURRENT_CALLS) -> None:
-        self._runtime = runtime
-        self._agents = runtime.own_agents
+    def __init__(self, callees: Callees, *, max_concurrent_calls: int = MAX_CONCURRENT_CALLS) -> None:
+        self._callees = callees
         self._limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
         self._unnamed = 0
@@ -135,22 +108,31 @@ class CallServer:
         """Calls that run now."""
         return len(self._running)
 
+    @property
+    def reads_traces(self) -> bool:
+        """Whether a call's trace is of any use here."""
+        return self._callees.reads_traces
+
     async def serve(self, call: IncomingCall) -> Message:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
-        agent = self._admit(call)
+        self._admit(call)
         state = self._state(call)
         with RunningCall(self, call.call_id, state):
             if call.trace is NO_TRACE:
-                return await run_agent(agent, call.message, state)
-            with spans.attached(*call.trace):
-                return await run_agent(agent, call.message, state)
+                reply = await self._callees.call(call, state)
+            else:
+                with spans.attached(*call.trace):
+                    reply = await self._callees.call(call, state)
+        call.answered_by = state.instance_id
+        return reply
 
     async def serve_stream(self, call: IncomingCall) -> AsyncGenerator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
-        agent = self._admit(call)
+        self._admit(call)
         with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
-            async with aclosing(agent_events(agent, call.message, running.state)) as events:
+            async with aclosing(self._callees.stream(call, running.state)) as events:
                 async for event in events:
+                    call.answered_by = running.state.instance_id
                     yield event
 
     async def cancel(self, call_id: str) -> Usage | None:
@@ -181,36 +163,25 @@ class CallServer:
             return False
         return True
 
-    def accept_message(self, agent: str) -> None:
-        """Raise a refusal when a message for `agent` cannot be taken here, so that it can go to another instance."""
+    async def deliver(self, agent: str, letter: Letter) -> str:
+        """Put a letter into a mailbox and return the instance that has it, "" being this one; raises AixgoError."""
         if self.draining:
-            raise _refused(InstanceDraining("this instance is draining and takes no new messages"))
-        if agent not in self._agents:
-            raise self._not_here(agent)
+            raise refused(InstanceDraining("this instance is draining and takes no new messages"))
+        return await self._callees.deliver(agent, letter)
 
-    def _admit(self, call: IncomingCall) -> Agent:
-        """The agent to call; raises a refusal that lets the caller try another instance."""
+    def _admit(self, call: IncomingCall) -> None:
+        """Raise a refusal, which lets the caller try another instance, when the call cannot be taken."""
         if self.draining:
-            raise _refused(InstanceDraining("this instance is draining and takes no new calls"))
+            raise refused(InstanceDraining("this instance is draining and takes no new calls"))
         if len(self._running) >= self._limit:
-            raise _refused(
+            raise refused(
                 Overloaded(
                     f"{self._limit} calls run here, as many as may; call later, or start more instances",
                     retry_after=0.1,
                     fields={"limit": self._limit},
                 )
             )
-        agent = self._agents.get(call.agent)
-        if agent is None:
-            raise self._not_here(call.agent)
-        if not is_ready(agent):
-            raise _refused(AgentUnavailable(f"agent {call.agent!r} is not ready", retry_after=1.0))
-        return agent
-
-    def _not_here(self, name: str) -> AixgoError:
-        known = ", ".join(sorted(name for name in self._agents if "/" not in name)) or "none"
-        fields = {"agent": name}
-        return _refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
+        self._callees.accept(call.agent)
 
     def entered(self, call_id: str, running: RunningCall) -> str:
         """Note a call that begins, and return the id that it is known by."""
@@ -243,10 +214,5 @@ class CallServer:
             Ledger(),
             call.budget,
         )
-        state.check_depth(self._runtime.max_depth)
+        state.check_depth(self._callees.max_depth)
         return state
-
-
-def _refused(error: AixgoError) -> AixgoError:
-    error.accepted = False
-    return error

@@ -16,10 +16,10 @@ from typing import Self
 
 import grpc.aio
 
-from aixgo.agent import Agent, is_ready, pattern_of
 from aixgo.message import new_id
 from aixgo.runtime.base import MAX_MESSAGE_BYTES, BaseRuntime
-from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
+from aixgo.runtime.instance import Instance, InstanceState
+from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
 from aixgo.server.listening import add_health_and_reflection, bind, server_options
 from aixgo.server.registrar import Registrar
@@ -53,6 +53,7 @@ class AgentServer:
 
     `listen` is host:port (port 0: any free one). `advertise` is the host:port that others are told, where it differs;
     a server that listens on all interfaces and advertises nothing is listed under the host that the control plane sees.
+    `callees` are whom it calls, when those are not the agents of the runtime.
     """
 
     def __init__(
@@ -63,13 +64,15 @@ class AgentServer:
         advertise: str | None = None,
         control_plane: Sequence[str] = (),
         limits: ServerLimits | None = None,
+        callees: Callees | None = None,
     ) -> None:
+        self._callees = callees or OwnAgents(runtime)
         self._runtime = runtime
         self._listen = listen
         self._advertise = advertise
         self._limits = limits or ServerLimits()
         self._state = InstanceState.READY
-        self._calls = CallServer(runtime, max_concurrent_calls=self._limits.max_concurrent_calls)
+        self._calls = CallServer(self._callees, max_concurrent_calls=self._limits.max_concurrent_calls)
         self._registrar = Registrar(control_plane, self.describe) if control_plane else None
         self._server: grpc.aio.Server | None = None
         self._monitor: asyncio.Task[None] | None = None
@@ -81,10 +84,15 @@ class AgentServer:
         """This instance as callers and control planes see it; `seq` is the registrar's to count."""
         from aixgo import __version__
 
-        agents = tuple(describe_agent(a) for name, a in self._runtime.own_agents.items() if "/" not in name)
         labels = {"pid": str(os.getpid()), "host": socket.gethostname()}
         return Instance(
-            self.instance_id, self._advertised(), 0, agents, self._state, version=__version__, labels=labels
+            self.instance_id,
+            self._advertised(),
+            0,
+            self._callees.infos(),
+            self._state,
+            version=__version__,
+            labels=labels,
         )
 
     async def registered(self, timeout: float) -> bool:
@@ -114,7 +122,8 @@ class AgentServer:
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         server = grpc.aio.server(options=server_options(self._limits.max_message_bytes + HEADROOM))
-        add_AgentServiceServicer_to_server(AgentServicer(self._runtime, self._calls, self.describe), server)
+        servicer = AgentServicer(self._calls, self.describe, self._runtime.max_message_bytes)
+        add_AgentServiceServicer_to_server(servicer, server)
         service = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
         self._health = add_health_and_reflection(server, [service])
         self.address = bind(server, self._listen)
@@ -155,13 +164,13 @@ class AgentServer:
 
     async def _watch_ready(self) -> None:
         """Publish what changes: agents that come, go, or turn ready or unready."""
-        published = self.describe()
+        published, serving = self.describe(), self._callees.serving
         while True:
             await asyncio.sleep(READY_POLL)
             now = self.describe()
-            if now != published:
+            if (now, self._callees.serving) != (published, serving):
                 gone = published.by_name.keys() - now.by_name.keys()
-                published = now
+                published, serving = now, self._callees.serving
                 await self._publish_health(now, gone)
                 if self._registrar is not None:
                     await self._registrar.announce()
@@ -171,10 +180,4 @@ class AgentServer:
             await self._health.set(name, self._not_serving)
         for agent in instance.agents:
             await self._health.set(agent.name, self._serving if agent.ready else self._not_serving)
-        await self._health.set("", self._serving)
-
-
-def describe_agent(agent: Agent) -> AgentInfo:
-    """What callers can know of an agent of this process."""
-    pattern, members = pattern_of(agent)
-    return AgentInfo(agent.name, agent.role, agent.idempotent, pattern, tuple(members), is_ready(agent))
+        await self._health.set("", self._serving if self._callees.serving else self._not_serving)

@@ -15,11 +15,10 @@ import grpc.aio
 from aixgo.call import DEFAULT_TIMEOUT
 from aixgo.errors import AixgoError, InternalError, InvalidInput, InvalidMessage, InvalidReply, NotSupported
 from aixgo.message import Message
-from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.mailbox import Letter
-from aixgo.server.calls import NO_TRACE, CallServer, IncomingCall
-from aixgo.telemetry import spans
+from aixgo.server.callees import NO_TRACE, IncomingCall
+from aixgo.server.calls import CallServer
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -34,12 +33,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AgentServicer(AgentServiceServicer):
-    """The RPCs of one process. `describe` says what it serves at the moment."""
+    """The RPCs of one process. `describe` says what it serves at the moment; messages have `max_message_bytes`."""
 
-    def __init__(self, runtime: BaseRuntime, calls: CallServer, describe: Callable[[], Instance]) -> None:
-        self._runtime = runtime
+    def __init__(self, calls: CallServer, describe: Callable[[], Instance], max_message_bytes: int) -> None:
         self._calls = calls
         self._describe = describe
+        self._max_message_bytes = max_message_bytes
         self._instance_id = describe().instance_id
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
@@ -49,13 +48,14 @@ class AgentServicer(AgentServiceServicer):
             agents=[agent_to_proto(agent) for agent in instance.agents],
             transports=instance.transports,
             version=instance.version,
-            max_message_bytes=self._runtime.max_message_bytes,
+            max_message_bytes=self._max_message_bytes,
         )
 
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:  # noqa: N802
         try:
-            reply = await self._calls.serve(incoming(request, context))
-            return _response(request, reply, self._instance_id)
+            call = self._incoming(request, context)
+            reply = await self._calls.serve(call)
+            return _response(request, reply, call.answered_by or self._instance_id)
         except AixgoError as error:
             await abort(context, error)
         except Exception:
@@ -66,12 +66,13 @@ class AgentServicer(AgentServiceServicer):
         self, request: pb.ExecuteStreamRequest, context: Context
     ) -> AsyncIterator[pb.ExecuteStreamResponse]:
         try:
-            call = incoming(request, context)
-            instance_id = self._instance_id
+            call = self._incoming(request, context)
+            first = True
             async with aclosing(self._calls.serve_stream(call)) as events:
                 async for event in events:
+                    instance_id = (call.answered_by or self._instance_id) if first else ""
                     yield pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id)
-                    instance_id = ""
+                    first = False
         except AixgoError as error:
             yield pb.ExecuteStreamResponse(error=encode_error(error), instance_id=self._instance_id)
             await abort(context, error)
@@ -84,13 +85,12 @@ class AgentServicer(AgentServiceServicer):
     async def Deliver(self, request: pb.DeliverRequest, context: Context) -> pb.DeliverResponse:  # noqa: N802
         try:
             _check_named(request.agent)
-            self._calls.accept_message(request.agent)
             message = decode_message(request.message, usage_counts=False)
             if not message.session_id and request.context.session_id:
                 message = message.with_(session_id=request.context.session_id)
             letter = Letter(message, tuple(request.context.agent_path), request.context.traceparent)
-            self._runtime.deliver(request.agent, letter)
-            return pb.DeliverResponse(instance_id=self._instance_id)
+            instance_id = await self._calls.deliver(request.agent, letter)
+            return pb.DeliverResponse(instance_id=instance_id or self._instance_id)
         except AixgoError as error:
             await abort(context, error)
 
@@ -108,22 +108,21 @@ class AgentServicer(AgentServiceServicer):
         await abort(context, NotSupported("this instance does not offer sessions; use Execute and ExecuteStream"))
         yield pb.SessionResponse()
 
-
-def incoming(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
-    """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
-    _check_named(request.agent)
-    inherited = request.context
-    return IncomingCall(
-        request.agent,
-        decode_message(request.message, usage_counts=False),
-        inherited.call_id,
-        _timeout(inherited, context),
-        inherited.depth,
-        tuple(inherited.agent_path),
-        inherited.session_id,
-        decode_grant(inherited),
-        _trace(inherited, context),
-    )
+    def _incoming(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
+        """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
+        _check_named(request.agent)
+        inherited = request.context
+        return IncomingCall(
+            request.agent,
+            decode_message(request.message, usage_counts=False),
+            inherited.call_id,
+            _timeout(inherited, context),
+            inherited.depth,
+            tuple(inherited.agent_path),
+            inherited.session_id,
+            decode_grant(inherited),
+            _trace(inherited, context) if self._calls.reads_traces else NO_TRACE,
+        )
 
 
 def _check_named(agent: str) -> None:
@@ -139,8 +138,6 @@ def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
 
 
 def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
-    if not spans.enabled():
-        return NO_TRACE
     if inherited.traceparent:
         return inherited.traceparent, inherited.tracestate, inherited.baggage
     metadata: Any = context.invocation_metadata() or ()

@@ -20,17 +20,31 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Go on showing changes until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array; with --watch one a line for each change.")
 @click.option("--control-plane", type=ADDRESS, multiple=True, help="[default: AIXGO_CONTROL_PLANE, localhost:50050].")
-@click.option("--timeout", type=DURATION, default=5.0, show_default="5s", help="How long to wait for a control plane.")
+@click.option("--gateway", type=ADDRESS, help="List what the gateway at this host:port serves.")
+@click.option("--timeout", type=DURATION, default=5.0, show_default="5s", help="How long to wait for an answer.")
 @click.pass_obj
-def agents(verbose: bool, *, watch: bool, as_json: bool, control_plane: tuple[str, ...], timeout: float) -> int:
+def agents(
+    verbose: bool,
+    *,
+    watch: bool,
+    as_json: bool,
+    control_plane: tuple[str, ...],
+    gateway: str | None,
+    timeout: float,
+) -> int:
     """List the agents that a control plane knows: role, instance, address, state."""
     from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings
+    from aixgo.errors import InvalidInput
     from aixgo.launch import run_async
 
     from aixgo_services.logs import set_up_logs
 
     settings = Settings.read()
     set_up_logs("DEBUG" if verbose else "ERROR", settings.log_format)
+    if gateway and (control_plane or watch):
+        raise InvalidInput("--gateway tells what there is now; give it without --control-plane and --watch")
+    if gateway:
+        return run_async(_list_behind(gateway, timeout, as_json=as_json))
     asked = control_plane or settings.control_plane or (DEFAULT_CONTROL_PLANE,)
     return run_async(_list(asked, timeout, watch=watch, as_json=as_json))
 
@@ -66,6 +80,13 @@ async def _list(asked: tuple[str, ...], timeout: float, *, watch: bool, as_json:
         finally:
             stopping.cancel()
             await discovery.close()
+
+
+async def _list_behind(gateway: str, timeout: float, *, as_json: bool) -> int:
+    from aixgo_services.gateway import ask_gateway
+
+    _show((await ask_gateway(gateway, timeout),), as_json=as_json)
+    return Exit.OK
 
 
 def _show(instances: tuple[Instance, ...], *, as_json: bool) -> None:

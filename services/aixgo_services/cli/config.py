@@ -1,4 +1,4 @@
-"""`aixgo config`: check files, print the schema."""
+"""`aixgo config`: check files, rewrite those of v1, print the schema."""
 # What a command needs is imported when it runs: `aixgo --help` must answer at once
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import click
 
 @click.group()
 def config() -> None:
-    """Check YAML files, print their schema."""
+    """Check and migrate YAML files, print their schema."""
 
 
 @config.command()
@@ -37,6 +37,42 @@ def check(file: Path, as_json: bool) -> None:
         click.echo(json.dumps({"file": str(file), "agents": agents, "orchestrations": orchestrations}))
     else:
         click.echo(f"{file}: ok; agents: {', '.join(agents)}; orchestrations: {', '.join(orchestrations) or 'none'}")
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A new file to write [default: stdout].")
+@click.option("--json", "as_json", is_flag=True, help="The text and what needs a hand, as JSON.")
+def migrate(file: Path, output: Path | None, as_json: bool) -> None:
+    """Write FILE, which is of aixgo v1, as v2. FILE itself is not changed.
+
+    What needs a hand stands in comments (`# By hand: ...`) where it belongs, and on stderr.
+    """
+    from aixgo.config.version1 import migrate as migrated
+
+    new = migrated(file)
+    if output is not None:
+        _write_new(output, new.text)
+    if as_json:
+        told = {"file": str(file), "output": output and str(output), "text": new.text, "by_hand": list(new.notes)}
+        click.echo(json.dumps(told))
+        return
+    if output is None:
+        click.echo(new.text, nl=False)
+    for note in new.notes:
+        click.echo(f"by hand: {note}", err=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    from aixgo.errors import ConfigError
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: there is such a file; name one that is new") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @config.command()

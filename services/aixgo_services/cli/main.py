@@ -17,14 +17,19 @@ import click
 from aixgo_services.cli.failures import Exit, exit_code, failure_json
 
 _COMMANDS = {
+    "init": ("init:init", "Write a project to begin with."),
     "run": ("run:run", "Run a YAML file in this process."),
     "up": ("up:up", "Run a YAML file as a fleet of processes on this machine."),
     "serve": ("serve:serve", "Serve agents of a YAML file to others."),
     "controlplane": ("serve:controlplane", "Run a control plane."),
+    "gateway": ("gateway:gateway", "Run a gateway: one port for callers outside the mesh."),
     "call": ("call:call", "Call an agent."),
     "agents": ("agents:agents", "List the agents that a control plane knows."),
+    "health": ("health:health", "Ask a server for its health."),
+    "doctor": ("doctor:doctor", "Tell what is wrong with this machine or a file, and the fix."),
     "model": ("model:model", "Fetch and serve the embedded model."),
-    "config": ("config:config", "Check YAML files, print their schema."),
+    "config": ("config:config", "Check and migrate YAML files, print their schema."),
+    "render": ("render:render", "Write a YAML file as Compose or Kubernetes files."),
 }
 
 

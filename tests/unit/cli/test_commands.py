@@ -123,7 +123,10 @@ def test_an_unknown_target_is_told_with_those_there_are(capsys: Output):
         (["serve", "mesh.yaml"], "Missing option '--agent'"),
         (["serve", "mesh.yaml", "--agent", "nobody"], "mesh.yaml:1: no agent or orchestration is named 'nobody'"),
         (["serve", "mesh.yaml", "--agent", "echo", "--listen", "here"], "an address is written host:port"),
-        (["call", "a", "x", "--address", "h:1", "--control-plane", "h:2"], "give one of --address and --control-plane"),
+        (
+            ["call", "a", "x", "--address", "h:1", "--control-plane", "h:2"],
+            "give one of --address, --gateway and --control-plane",
+        ),
         (["model", "serve", "--dir", "."], "aixgo model pull"),
     ],
 )

@@ -19,8 +19,10 @@ from aixgo.errors import (
     InstanceDraining,
     Overloaded,
 )
+from aixgo.runtime.mailbox import Letter
 from aixgo.server import calls as module
-from aixgo.server.calls import CallServer, IncomingCall
+from aixgo.server.callees import IncomingCall, OwnAgents
+from aixgo.server.calls import CallServer
 
 
 def spend(tokens: int) -> None:
@@ -63,7 +65,7 @@ def serving(*agents: Agent, limit: int = 100) -> CallServer:
     runtime = LocalRuntime()
     for each in agents:
         runtime.register(each)
-    return CallServer(runtime, max_concurrent_calls=limit)
+    return CallServer(OwnAgents(runtime), max_concurrent_calls=limit)
 
 
 def incoming(name: str, call_id: str = "", timeout: float = 60.0, depth: int = 0) -> IncomingCall:
@@ -102,7 +104,7 @@ async def test_a_draining_server_refuses_calls_and_messages() -> None:
             await refused()
         assert not caught.value.accepted
     with pytest.raises(InstanceDraining):
-        server.accept_message("echo")
+        await server.deliver("echo", Letter(Message("x")))
 
 
 async def test_a_full_server_refuses_and_has_room_again_when_a_call_ends() -> None:
@@ -125,7 +127,7 @@ async def test_an_agent_that_does_not_live_here_is_a_refusal() -> None:
         await serve(server, incoming("b"))
     assert not caught.value.accepted
     with pytest.raises(AgentNotFound):
-        server.accept_message("b")
+        await server.deliver("b", Letter(Message("x")))
 
 
 async def test_an_agent_that_is_not_ready_is_a_refusal() -> None:

@@ -154,7 +154,7 @@ async def test_a_context_is_inherited(stub: Stub) -> None:
 async def test_the_deadline_of_grpc_alone_is_enough_and_the_nearer_one_counts(stub: Stub, said_ms: int) -> None:
     left = (await call(stub, "looks", types_pb2.CallContext(timeout_ms=said_ms), timeout=20))[-1]
     assert isinstance(left, float)
-    assert 15 < left < 20
+    assert 15 < left < 21  # gRPC rounds it up on the wire
 
 
 async def test_an_unset_message_is_the_empty_text(stub: Stub) -> None:

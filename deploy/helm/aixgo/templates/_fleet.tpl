@@ -1,0 +1,90 @@
+{{/* aixgo's configuration as JSON: what `config` says, else the values. Takes the root. */}}
+{{- define "aixgo.config" -}}
+{{- if .Values.config -}}
+{{- $parsed := fromYaml .Values.config -}}
+{{- with $parsed.Error -}}{{- fail (printf "config is not YAML: %s" .) -}}{{- end -}}
+{{- $parsed | toJson -}}
+{{- else -}}
+{{- $keys := list "version" "pricing" "tools" "agents" "orchestration" "orchestrations" "deployment" "observability" -}}
+{{- $picked := dict -}}
+{{- range $keys -}}{{- if hasKey $.Values . -}}{{- $_ := set $picked . (get $.Values .) -}}{{- end -}}{{- end -}}
+{{- $picked | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The text of the YAML that pods read. Takes the root. */}}
+{{- define "aixgo.configText" -}}
+{{- if .Values.config -}}{{- .Values.config -}}{{- else -}}{{- include "aixgo.config" . | fromJson | toYaml -}}{{- end -}}
+{{- end -}}
+
+{{/* Says which configuration a pod has, so that a new one rolls the pods. Takes the root. */}}
+{{- define "aixgo.digest" -}}
+{{- $parts := list "fleet.yaml" (include "aixgo.configText" .) -}}
+{{- range $name, $text := .Values.modules -}}{{- $parts = concat $parts (list $name $text) -}}{{- end -}}
+{{- join "\x00" $parts | sha256sum | trunc 16 -}}
+{{- end -}}
+
+{{/* "true" where there is a model server. Takes the root. */}}
+{{- define "aixgo.hasModelServer" -}}
+{{- if eq (toString .Values.modelServer) "auto" -}}
+{{- range (include "aixgo.config" . | fromJson).agents -}}
+{{- range (kindIs "slice" .model | ternary .model (list .model)) -}}
+{{- if regexMatch "(^|:-)local/" (toString .) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- else if eq (toString .Values.modelServer) "true" -}}true
+{{- end -}}
+{{- end -}}
+
+{{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, env}]}. Takes the root. */}}
+{{- define "aixgo.workloads" -}}
+{{- $config := include "aixgo.config" . | fromJson -}}
+{{- $deployed := dig "deployment" "agents" dict $config -}}
+{{- $mesh := dict "AIXGO_LISTEN" "0.0.0.0:50051" "AIXGO_CONTROL_PLANE" "control-plane:50050" -}}
+{{- $own := dict "AIXGO_LISTEN" "0.0.0.0:50050" -}}
+{{- $all := list (dict "name" "control-plane" "component" "control-plane" "args" (list "controlplane") "port" 50050 "image" .Values.image "replicas" 1 "env" $own) -}}
+{{- $model := dict -}}
+{{- if include "aixgo.hasModelServer" . -}}
+{{- $model = dict "AIXGO_LOCAL_MODEL_URL" "http://model-server:8080/v1" -}}
+{{- $all = append $all (dict "name" "model-server" "component" "model-server" "args" (list "model" "serve" "--listen=0.0.0.0:8080") "port" 8080 "image" .Values.modelImage "replicas" 1 "env" dict) -}}
+{{- end -}}
+{{- $named := list -}}
+{{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent") -}}{{- end -}}
+{{- with $config.orchestration -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
+{{- range $config.orchestrations -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
+{{- range $named -}}
+{{- $placed := default dict (get $deployed .agent) -}}
+{{- $args := list "serve" "/etc/aixgo/fleet.yaml" (printf "--agent=%s" .agent) -}}
+{{- $workload := dict "name" (include "aixgo.dnsName" .agent) "args" $args "port" 50051 "env" (merge dict $mesh $model) -}}
+{{- $_ := set $workload "image" (default $.Values.image $placed.image) -}}
+{{- $_ := set $workload "replicas" (default 1 $placed.replicas) -}}
+{{- $all = append $all (merge $workload .) -}}
+{{- end -}}
+{{- $all = append $all (dict "name" "gateway" "component" "gateway" "args" (list "gateway") "port" 50051 "image" .Values.image "replicas" .Values.gateway.replicas "env" $mesh) -}}
+{{- dict "workloads" $all | toJson -}}
+{{- end -}}
+
+{{/* The TCP ports that agents must reach outside of the fleet, as JSON: {"ports": [...]}. Takes the root. */}}
+{{- define "aixgo.outsidePorts" -}}
+{{- $config := include "aixgo.config" . | fromJson -}}
+{{- $ports := list "00443" -}}
+{{- range $_, $address := dig "deployment" "connect" dict $config -}}
+{{- $ports = append $ports (printf "%05d" (regexFind "[0-9]+$" $address | int)) -}}
+{{- end -}}
+{{- range $config.agents -}}
+{{- range (kindIs "slice" .model | ternary .model (list .model)) -}}
+{{- if hasPrefix "ollama/" (toString .) -}}{{- $ports = append $ports "11434" -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with dig "observability" "otlp" "" $config -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | int -}}
+{{- $usual := eq $url.scheme "http" | ternary 80 443 -}}
+{{- $ports = append $ports (printf "%05d" (default $usual $port)) -}}
+{{- end -}}
+{{- $numbers := list -}}
+{{- range $ports | uniq | sortAlpha -}}
+{{- if ne . "00000" -}}{{- $numbers = append $numbers (trimPrefix "0" . | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int) -}}{{- end -}}
+{{- end -}}
+{{- dict "ports" $numbers | toJson -}}
+{{- end -}}

@@ -1,0 +1,43 @@
+"""`aixgo health`: whether a server of a fleet serves, for the health checks of containers.
+
+Below it is only gRPC: it runs every few seconds in every container, so it loads nothing else.
+"""
+
+from __future__ import annotations
+
+import click
+
+from aixgo_services.cli.failures import Exit
+
+_ANY_HOST = ("", "0.0.0.0", "[::]")  # noqa: S104  # compared, not bound
+_TIMEOUT = 3.0
+
+
+@click.command()
+@click.argument("address", envvar="AIXGO_LISTEN", default="127.0.0.1:50051")
+@click.option("--service", default="", help="An agent's name; without it, the whole server.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=_TIMEOUT, show_default=True)
+def health(address: str, service: str, timeout: float) -> int:
+    """Ask the server at ADDRESS for its health: exit code 0 when it serves, 3 when it does not.
+
+    ADDRESS is host:port [default: AIXGO_LISTEN, what this container's server binds]. TIMEOUT is in seconds.
+    """
+    state = check(address, service, timeout)
+    click.echo(state)
+    return Exit.OK if state == "SERVING" else Exit.UNAVAILABLE
+
+
+def check(address: str, service: str, timeout: float) -> str:
+    """What `grpc.health.v1` answers (`SERVING`, `NOT_SERVING`), else the name of the gRPC code that came instead."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    host, _, port = address.rpartition(":")
+    target = f"127.0.0.1:{port}" if host in _ANY_HOST else address
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+        except grpc.RpcError as error:
+            return error.code().name
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

@@ -1,0 +1,139 @@
+"""The checks in their order, with what this machine gives them.
+
+Owns the wiring: the only file of the doctor that looks at the real environment. Above: `aixgo doctor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aixgo.config.build import build_agents
+from aixgo.config.load import load
+from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings, read_environment
+from aixgo.errors import ConfigError
+from aixgo.launch import make_models
+
+from aixgo_services.doctor import installation, mesh, surroundings
+from aixgo_services.doctor.findings import Finding, Level, problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aixgo.config.schema import Config
+
+_CONNECT_SECONDS = 2.0
+_ANSWER_SECONDS = 3.0
+_COMMAND_SECONDS = 10.0
+
+
+async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[Finding]:
+    """Everything that can be said about this machine and, if given, about what a YAML file needs of it."""
+    python = installation.check_python(sys.version_info[:3])
+    generated = installation.check_generated(importlib.import_module)
+    if generated.level is Level.PROBLEM:  # nothing that speaks gRPC can be loaded, and the packages tell why
+        return [python, generated, *_packages({})]
+    try:
+        variables = read_environment(file.parent if file else None)
+        settings = Settings.read(variables)
+    except ConfigError as error:
+        fix = "correct or unset it, in the environment or in .env"
+        return [python, generated, *_packages({}), problem("settings", error.message, fix)]
+    config, findings = mesh.check_file(file, variables, checked) if file else (None, [])
+    vendors = mesh.vendors_of(config) if config else {}
+    network = surroundings.Network(_listening, _listed)
+    return [
+        python,
+        generated,
+        *_packages(mesh.extras_for(vendors)),
+        *findings,
+        *mesh.check_keys(vendors, variables),
+        mesh.check_model(vendors.get("local"), variables),
+        *await _control_planes(config, settings, control_plane, network),
+        *(await surroundings.check_ports(config, network) if config else ()),
+        *await surroundings.check_engine(_ran),
+    ]
+
+
+def checked(file: Path, variables: Mapping[str, str]) -> Config:
+    """Read a file and make its agents, starting none; raises ConfigError with everything that is wrong."""
+    config = load(file, variables)
+    build_agents(config, make_models(config, variables))
+    return config
+
+
+def _packages(needed: Mapping[str, str]) -> list[Finding]:
+    try:
+        about = metadata.metadata("aixgo")
+    except metadata.PackageNotFoundError:
+        return [problem("packages", "aixgo is imported, but not installed", "pip install aixgo (or: pip install -e .)")]
+    requirements = about.get_all("Requires-Dist") or []
+    extras = about.get_all("Provides-Extra") or []
+    return [
+        *installation.check_packages(requirements, _version_of),
+        *installation.check_extras(requirements, extras, _version_of, needed),
+    ]
+
+
+async def _control_planes(
+    config: Config | None, settings: Settings, named: Sequence[str], network: surroundings.Network
+) -> list[Finding]:
+    of_file = config.deployment.control_plane if config else ()
+    asked = tuple(named) or settings.control_plane or of_file or (DEFAULT_CONTROL_PLANE,)
+    mode = settings.deployment_mode or (config.deployment.mode if config else "local")
+    needed = mode == "distributed" and config is not None and not config.deployment.connect
+    checks = [surroundings.check_control_plane(each, network, needed=needed) for each in asked]
+    return list(await asyncio.gather(*checks))
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+async def _listening(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _listed(address: str) -> int | None:
+    from aixgo.runtime.discovery import Discovery  # cannot be loaded where the generated code is refused
+
+    discovery = Discovery((address,))
+    await discovery.open()
+    try:
+        heard = await discovery.first_snapshot(_ANSWER_SECONDS)
+        return len(discovery.directory.all()) if heard and discovery.directory.has_snapshot else None
+    finally:
+        await discovery.close()
+
+
+async def _ran(command: tuple[str, ...]) -> tuple[int, str] | None:
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
+    except OSError:
+        return None
+    try:
+        async with asyncio.timeout(_COMMAND_SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    return process.returncode or 0, output.decode(errors="replace")

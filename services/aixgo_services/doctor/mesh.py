@@ -1,0 +1,110 @@
+"""Whether a YAML file can be used, and whether this machine has the models and keys that it asks for.
+
+Nothing is started, loaded or called, and no key is ever shown. Above: `examination.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from aixgo.errors import AixgoError, ConfigError
+from aixgo.llm.models import VENDORS, ModelSettings
+from aixgo.llm.weights import find_weights, models_dir
+
+from aixgo_services.doctor.findings import Finding, ok, problem
+
+if TYPE_CHECKING:
+    from aixgo.config.schema import Config
+
+_EXTRAS = {"local": "local", "test": ""}
+_KEYLESS = ("local", "test", "ollama")
+_COMPATIBLE = "openai"
+"""With an address of one's own this vendor is any server of the OpenAI format, and many of those want no key."""
+
+Check = Callable[[Path, Mapping[str, str]], "Config"]
+"""Reads a file and makes its agents, as `aixgo config check` does; raises AixgoError."""
+
+
+def check_file(file: Path, variables: Mapping[str, str], check: Check) -> tuple[Config | None, list[Finding]]:
+    """The configuration of a file, if it can be used; a line for each thing that is wrong with it."""
+    try:
+        config = check(file, variables)
+    except AixgoError as error:
+        return None, _faults(file, error)
+    return config, [ok("file", f"{file}: {', '.join(config.names)}")]
+
+
+def vendors_of(config: Config) -> dict[str, str]:
+    """The vendors of models that a configuration names, each with one of its models."""
+    named = [model for agent in config.agents for model in agent.model]
+    named += [model for spec in config.patterns for model in _models_in(spec.model_dump())]
+    found: dict[str, str] = {}
+    for model in named:
+        vendor, slash, _ = model.partition("/")
+        if slash and vendor in VENDORS:
+            found.setdefault(vendor, model)
+    return found
+
+
+def extras_for(vendors: Mapping[str, str]) -> dict[str, str]:
+    """The extras that these vendors need, each with who needs it."""
+    needed = {_EXTRAS.get(vendor, "openai"): f"the file uses {model}" for vendor, model in vendors.items()}
+    return {extra: by for extra, by in needed.items() if extra}
+
+
+def check_keys(vendors: Iterable[str], variables: Mapping[str, str]) -> list[Finding]:
+    """Whether each vendor's key is set. Its value is not looked at."""
+    settings = ModelSettings.from_environment(variables)
+    return [_key(vendor, settings) for vendor in vendors if vendor not in _KEYLESS]
+
+
+def check_model(model: str | None, variables: Mapping[str, str]) -> Finding:
+    """Whether the weights of the embedded model are there; `model` is the name by which a file uses it."""
+    settings = ModelSettings.from_environment(variables)
+    if settings.local_url:
+        return ok("embedded model", f"served by another process, at {settings.local_url} (AIXGO_LOCAL_MODEL_URL)")
+    weights = find_weights(settings.model_dir)
+    if weights is not None:
+        return ok("embedded model", str(weights))
+    told = f"its weights are not in {models_dir(settings.model_dir)}"
+    if model is None:
+        return ok("embedded model", f"{told}; for local/... models: aixgo model pull")
+    return problem("embedded model", f"{told}, and the file uses {model}", "aixgo model pull")
+
+
+def key_name(vendor: str) -> str:
+    """The environment variable that holds a vendor's key."""
+    return f"{vendor.upper()}_API_KEY"
+
+
+def _key(vendor: str, settings: ModelSettings) -> Finding:
+    check, name = f"key of {vendor}", key_name(vendor)
+    if vendor in settings.keys:
+        return ok(check, f"{name} is set")
+    if vendor == _COMPATIBLE and vendor in settings.urls:
+        return ok(check, f"{name} is not set; the server at {settings.urls[vendor]} may want none")
+    return problem(check, f"{name} is not set, and the file uses {vendor}/...", f"set {name}, or add it to .env")
+
+
+def _faults(file: Path, error: AixgoError) -> list[Finding]:
+    fix = f"correct it; aixgo config check {file} tells when it is right"
+    lines: list[str] = []
+    if isinstance(error, ConfigError):
+        told = cast("list[dict[str, Any]]", error.fields.get("problems", []))
+        lines = [f"{file}:{each['line']}: {each['problem']}" for each in told]
+    return [problem("file", line, fix) for line in lines or [error.message]]
+
+
+def _models_in(value: Any) -> Iterator[str]:
+    """Every `model:` at any depth of an orchestration."""
+    if isinstance(value, Mapping):
+        for key, each in cast("Mapping[str, Any]", value).items():
+            if key == "model" and isinstance(each, str):
+                yield each
+            else:
+                yield from _models_in(each)
+    elif isinstance(value, (list, tuple)):
+        for each in cast("Iterable[Any]", value):
+            yield from _models_in(each)

@@ -1,0 +1,102 @@
+"""Who may talk to whom in a cluster: nothing is allowed but what a fleet needs.
+
+Below: `fleet.py`, `pods.py`. Above: `kubernetes.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from aixgo_services.render.fleet import AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT, Component, uses_embedded_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aixgo.config.schema import Config
+
+    from aixgo_services.render.documents import Document
+    from aixgo_services.render.fleet import FleetPlan
+
+HTTPS, OLLAMA, DNS = 443, 11434, 53
+NODE_LOCAL_DNS = "169.254.20.10/32"
+"""Where the DNS cache of a node listens, which is no pod."""
+
+_SERVING = (Component.AGENT, Component.ORCHESTRATION)
+
+
+def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
+    """The policies of a fleet, sorted by name.
+
+    Agents take calls from each other, the gateway and the control plane's prober; the gateway from anywhere. Out of
+    the fleet go DNS, and from agents TCP to the ports of what the configuration names: vendors, fixed addresses, OTLP.
+    """
+    mesh = [Component.AGENT, Component.ORCHESTRATION, Component.GATEWAY]
+    policies = [
+        _policy("agents", plan, _SERVING, ingress=[_from(plan, [*mesh, Component.CONTROL_PLANE], AGENT_PORT)]),
+        _policy("agents-egress", plan, _SERVING, egress=[{"ports": _tcp(outside_ports(config))}]),
+        _policy("control-plane", plan, [Component.CONTROL_PLANE], ingress=[_from(plan, mesh, CONTROL_PLANE_PORT)]),
+        _policy("default-deny", plan, (), ingress=[], egress=[]),
+        _policy("fleet-egress", plan, (), egress=[{"to": [_pods(plan, ())]}, _dns()]),
+        _policy("gateway", plan, [Component.GATEWAY], ingress=[{"ports": _tcp([AGENT_PORT])}]),
+    ]
+    if uses_embedded_model(config):
+        policies.append(
+            _policy("model-server", plan, [Component.MODEL_SERVER], ingress=[_from(plan, _SERVING, MODEL_PORT)])
+        )
+    return policies
+
+
+def outside_ports(config: Config) -> list[int]:
+    """The TCP ports that agents must reach outside of the fleet, sorted."""
+    ports = {HTTPS, *(int(address.rpartition(":")[2]) for address in config.deployment.connect.values())}
+    if any(model.startswith("ollama/") for agent in config.agents for model in agent.model):
+        ports.add(OLLAMA)
+    if config.observability.otlp is not None:
+        url = urlsplit(config.observability.otlp)
+        ports.add(url.port or (80 if url.scheme == "http" else HTTPS))
+    return sorted(ports - {0})
+
+
+def _policy(
+    name: str,
+    plan: FleetPlan,
+    components: Iterable[Component],
+    *,
+    ingress: list[Document] | None = None,
+    egress: list[Document] | None = None,
+) -> Document:
+    rules = {"ingress": ingress, "egress": egress}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": plan.name}},
+        "spec": {
+            **_pods(plan, components),
+            "policyTypes": [kind.capitalize() for kind, rule in rules.items() if rule is not None],
+            **{kind: rule for kind, rule in rules.items() if rule},
+        },
+    }
+
+
+def _pods(plan: FleetPlan, components: Iterable[Component]) -> Document:
+    """Pods of the fleet; of these components, or of all."""
+    wanted = [component.value for component in components]
+    chosen: Document = {"matchLabels": {"app.kubernetes.io/part-of": plan.name}}
+    if wanted:
+        chosen["matchExpressions"] = [{"key": "app.kubernetes.io/component", "operator": "In", "values": wanted}]
+    return {"podSelector": chosen}
+
+
+def _from(plan: FleetPlan, components: Iterable[Component], port: int) -> Document:
+    return {"from": [_pods(plan, components)], "ports": _tcp([port])}
+
+
+def _dns() -> Document:
+    system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    both = [{"protocol": protocol, "port": DNS} for protocol in ("UDP", "TCP")]
+    return {"to": [system, {"ipBlock": {"cidr": NODE_LOCAL_DNS}}], "ports": both}
+
+
+def _tcp(ports: Iterable[int]) -> list[Document]:
+    return [{"protocol": "TCP", "port": port} for port in ports]

@@ -1,0 +1,1 @@
+"""The image and the Compose fleet, as users run them: needs a Docker engine and Compose."""

@@ -1,0 +1,68 @@
+"""The base and its overlays, as kubectl puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.conftest import Run
+from tests.deploy.fleets import of_kind, violations
+from tests.tools.render_deploy import ROOT
+
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+AGENTS = {"team", "sentiment", "urgency", "ticket", "triage"}
+Objects = list[dict[str, Any]]
+
+
+@pytest.fixture
+def built(kubectl: Run) -> Callable[[str], Objects]:
+    return lambda folder: list(yaml.safe_load_all(kubectl("kustomize", KUBERNETES / folder)))
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/prod"])
+def test_it_builds_into_valid_objects_that_pass_the_restricted_standard(
+    folder: str, built: Callable[[str], Objects], validate: Callable[[Objects], None]
+):
+    objects = built(folder)
+    assert of_kind(objects, "Deployment").keys() == {*AGENTS, "gateway", "control-plane", "model-server"}
+    assert list(violations(objects)) == []
+    validate(objects)
+
+
+@pytest.mark.parametrize(("folder", "namespace"), [("overlays/dev", "aixgo-dev"), ("overlays/prod", "aixgo")])
+def test_an_overlay_is_a_namespace_of_its_own_that_enforces_the_standard(
+    folder: str, namespace: str, built: Callable[[str], Objects]
+):
+    objects = built(folder)
+    (own,) = of_kind(objects, "Namespace").values()
+    assert own["metadata"]["name"] == namespace
+    assert own["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {each["metadata"]["namespace"] for each in objects if each is not own} == {namespace}
+
+
+def test_dev_is_one_of_everything_without_autoscaling(built: Callable[[str], Objects]):
+    objects = built("overlays/dev")
+    assert {each["spec"]["replicas"] for each in of_kind(objects, "Deployment").values()} == {1}
+    assert not of_kind(objects, "HorizontalPodAutoscaler")
+    assert not of_kind(objects, "PodDisruptionBudget")
+
+
+def test_prod_has_at_least_three_of_all_that_scales_on_different_nodes(built: Callable[[str], Objects]):
+    objects = built("overlays/prod")
+    scalers = of_kind(objects, "HorizontalPodAutoscaler")
+    assert scalers.keys() == of_kind(objects, "PodDisruptionBudget").keys() == {*AGENTS, "gateway"}
+    assert {each["spec"]["minReplicas"] for each in scalers.values()} == {3}
+    for name, deployment in of_kind(objects, "Deployment").items():
+        on_nodes = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"][0]
+        assert (on_nodes["whenUnsatisfiable"] == "DoNotSchedule") == (name in scalers)
+        assert ("replicas" in deployment["spec"]) != (name in scalers)
+
+
+def test_prod_takes_its_images_from_a_registry_by_version(built: Callable[[str], Objects]):
+    for deployment in of_kind(built("overlays/prod"), "Deployment").values():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert container["image"].startswith("registry.example.com/")
+        assert not container["image"].endswith(":latest")

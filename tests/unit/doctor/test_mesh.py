@@ -1,0 +1,117 @@
+"""What the doctor says of a file, its models and its keys."""
+
+from __future__ import annotations
+
+import pytest
+from aixgo.config.load import loads
+from aixgo.llm.models import VENDORS, ModelSettings
+from aixgo.llm.weights import FILE_BYTES, FILE_NAME
+from aixgo_services.doctor import mesh
+from aixgo_services.doctor.examination import checked
+from aixgo_services.doctor.findings import Level
+
+FILE = """\
+version: 2
+agents:
+  - {name: a, role: llm, model: [openai/gpt-4o, xai/grok-4]}
+  - {name: b, role: llm, model: local/smollm2-135m}
+  - {name: c, role: llm, model: test/echo}
+"""
+SECRET = "sk-very-secret"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mesh.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_good_file_is_one_line_with_its_names(file):
+    config, (found,) = mesh.check_file(file, {}, checked)
+    assert config is not None
+    assert (found.level, found.what) == (Level.OK, f"{file}: a, b, c")
+
+
+def test_each_thing_that_is_wrong_with_a_file_is_a_line_with_its_place(file):
+    file.write_text("version: 2\nagents:\n  - {name: a, role: planner}\n  - {name: a, role: llm}\n")
+    config, found = mesh.check_file(file, {}, checked)
+    assert config is None
+    assert [each.level for each in found] == [Level.PROBLEM] * 2
+    assert found[0].what.startswith(f"{file}:3: not yet: role 'planner'")
+    assert found[1].what.startswith(f"{file}:4: the name 'a' is taken")
+    assert all(f"aixgo config check {file}" in each.fix for each in found)
+
+
+def test_a_role_that_cannot_be_imported_is_a_line(file):
+    file.write_text("version: 2\nagents: [{name: a, role: 'no_such_module:Agent'}]\n")
+    config, (found,) = mesh.check_file(file, {}, checked)
+    assert config is None
+    assert "no_such_module" in found.what
+
+
+def test_a_file_that_is_not_there_is_a_line(tmp_path):
+    _, (found,) = mesh.check_file(tmp_path / "none.yaml", {}, checked)
+    assert "there is no such file" in found.what
+
+
+def test_the_vendors_of_a_file_are_those_of_all_its_models_fallbacks_too():
+    assert mesh.vendors_of(loads(FILE)) == {
+        "openai": "openai/gpt-4o", "xai": "xai/grok-4", "local": "local/smollm2-135m", "test": "test/echo",
+    }  # fmt: skip
+
+
+def test_vendors_need_their_extras():
+    assert mesh.extras_for(mesh.vendors_of(loads(FILE))) == {
+        "openai": "the file uses xai/grok-4",
+        "local": "the file uses local/smollm2-135m",
+    }
+    assert mesh.extras_for({"test": "test/echo"}) == {}
+
+
+def test_a_missing_key_is_a_problem_and_a_present_one_is_never_shown():
+    found = mesh.check_keys(["openai", "xai", "local", "test"], {"OPENAI_API_KEY": SECRET})
+    assert [(each.check, each.level) for each in found] == [
+        ("key of openai", Level.OK),
+        ("key of xai", Level.PROBLEM),
+    ]
+    assert found[1].what == "XAI_API_KEY is not set, and the file uses xai/..."
+    assert SECRET not in str(found)
+
+
+def test_an_empty_key_is_no_key():
+    (found,) = mesh.check_keys(["openai"], {"OPENAI_API_KEY": ""})
+    assert found.level is Level.PROBLEM
+
+
+def test_a_server_of_the_openai_format_may_want_no_key():
+    (found,) = mesh.check_keys(["openai"], {"OPENAI_BASE_URL": "http://localhost:8000"})
+    assert found.level is Level.OK
+    assert "http://localhost:8000/v1" in found.what
+
+
+@pytest.mark.parametrize("vendor", [v for v in VENDORS if v not in ("local", "test", "ollama")])
+def test_keys_are_looked_for_where_the_models_look_for_them(vendor):
+    assert vendor in ModelSettings.from_environment({mesh.key_name(vendor): "k"}).keys
+
+
+def test_missing_weights_matter_only_to_a_file_that_uses_them(tmp_path):
+    variables = {"AIXGO_MODEL_DIR": str(tmp_path)}
+    assert mesh.check_model(None, variables).level is Level.OK
+    found = mesh.check_model("local/smollm2-135m", variables)
+    assert (found.level, found.fix) == (Level.PROBLEM, "aixgo model pull")
+    assert str(tmp_path) in found.what
+
+
+def test_weights_that_are_there_are_fine(tmp_path):
+    with (tmp_path / FILE_NAME).open("wb") as weights:
+        weights.truncate(FILE_BYTES)
+    found = mesh.check_model("local/smollm2-135m", {"AIXGO_MODEL_DIR": str(tmp_path)})
+    assert (found.level, found.what) == (Level.OK, str(tmp_path / FILE_NAME))
+
+
+def test_a_model_that_another_process_serves_needs_no_weights(tmp_path):
+    variables = {"AIXGO_MODEL_DIR": str(tmp_path), "AIXGO_LOCAL_MODEL_URL": "http://model:8080/v1"}
+    found = mesh.check_model("local/smollm2-135m", variables)
+    assert found.level is Level.OK
+    assert "http://model:8080/v1" in found.what
