@@ -342,6 +342,14 @@ async def test_a_cancelled_call_to_an_agent_in_node_says_what_it_spent(typist_ch
     assert not again.found
 
 
+async def test_a_long_stream_of_an_agent_in_node_arrives_whole(typist_channel: grpc.aio.Channel) -> None:
+    text = " ".join(["word" * 50] * 1_500)  # more than what HTTP/2 lets a server send unread
+    request = agent_pb2.ExecuteStreamRequest(agent="typist", message=types_pb2.Message(text=text))
+    call = agent_pb2_grpc.AgentServiceStub(typist_channel).ExecuteStream(request, timeout=60.0)
+    heard = [frame.event.delta.text async for frame in call if frame.event.HasField("delta")]
+    assert len("".join(heard)) == len(text)
+
+
 async def test_an_agent_in_node_refuses_calls_that_lie_too_deep(typist_channel: grpc.aio.Channel) -> None:
     deep = types_pb2.CallContext(depth=10, agent_path=["a", "b"])
     request = agent_pb2.ExecuteRequest(agent="typist", message=types_pb2.Message(text="x"), context=deep)
