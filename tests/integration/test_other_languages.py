@@ -27,6 +27,7 @@ from aixgo.orchestration.base import Limits
 from aixgo.v1 import agent_pb2, agent_pb2_grpc, registry_pb2, types_pb2
 from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 from aixgo.wire.status import from_rpc
+from aixgo_services.gateway import serve_gateway
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -105,6 +106,8 @@ def node_client() -> Client:
 
 def ruby_client() -> Client:
     need("ruby", "grpc_tools_ruby_protoc")
+    if subprocess.run(["ruby", "-e", 'require "grpc"'], capture_output=True, timeout=60, check=False).returncode:
+        missing("the gem grpc")
     folder = EXAMPLES / "clients" / "ruby"
     subprocess.run([str(folder / "generate")], check=True, timeout=BUILD_TIMEOUT)
     return Client("ruby", str(folder / "client.rb"))
@@ -283,6 +286,32 @@ async def typist_channel(typist: Process) -> AsyncIterator[grpc.aio.Channel]:
     """A bare channel to the Node agent."""
     async with grpc.aio.insecure_channel(typist.address) as channel:
         yield channel
+
+
+@pytest.fixture
+async def gateway(mesh: Fleet) -> AsyncIterator[str]:
+    """The address of a gateway to the mesh."""
+    stop = asyncio.Event()
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve_gateway(
+            "127.0.0.1:0",
+            control_plane=[mesh.control_plane],
+            ready=lambda server: listening.set_result(server.address),
+            stop=stop,
+        )
+    )
+    yield await asyncio.wait_for(listening, TIMEOUT)
+    stop.set()
+    await task
+
+
+async def test_a_client_reaches_an_agent_in_node_through_the_gateway(client: Client, gateway: str) -> None:
+    done = await asyncio.to_thread(client, "stream", gateway, "typist", "one two")
+    assert [line.get("text") for line in done.lines] == ["One", " Two", None]
+    assert (done.lines[-1]["reply"], done.lines[-1]["usage"]["tokens"]) == ("One Two", 2)
+    failed = await asyncio.to_thread(client, "call", gateway, "typist", " ")
+    assert (failed.only["error"], failed.only["path"]) == ("InvalidInput", ["typist"])
 
 
 async def test_an_orchestrator_uses_an_agent_in_node_like_any_other(runtime: DistributedRuntime) -> None:
