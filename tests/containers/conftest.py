@@ -63,5 +63,3 @@ def _missing() -> str:
         if done.returncode:
             return f"{what}: {done.stderr.strip()[-200:]}"
     return ""
-
-

@@ -26,7 +26,9 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, timeout: float
     done = subprocess.run(
         ["docker", *arguments], cwd=ROOT, env=given, capture_output=True, text=True, timeout=timeout, check=False
     )
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"docker {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    )
     return done.stdout.strip()
 
 
@@ -41,6 +43,11 @@ class Compose:
 
     project: str
     overrides: Sequence[str] = ()
+
+    @property
+    def network(self) -> str:
+        """The name of the network that its containers share."""
+        return f"{self.project}_default"
 
     def __call__(self, *arguments: str, timeout: float = COMMAND) -> str:
         """Run `docker compose ...` for this project; its output."""
