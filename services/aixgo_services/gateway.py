@@ -95,7 +95,9 @@ async def serve_gateway(
     `ready` is called once it listens; its health is SERVING once a control plane was heard. Raises ConfigError for an
     address that is none; WrongState when the port is taken.
     """
-    async with DistributedRuntime(control_plane=control_plane, connect=connect) as runtime:
+    limits = limits or ServerLimits()
+    size = limits.max_message_bytes
+    async with DistributedRuntime(control_plane=control_plane, connect=connect, max_message_bytes=size) as runtime:
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
         async with AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server:
             ready(server)

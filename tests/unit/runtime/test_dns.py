@@ -192,6 +192,27 @@ async def test_a_look_up_that_takes_too_long_is_unavailable_and_serves_the_next_
     assert (world.addresses("a"), len(world.asked)) == (["10.0.0.1:7"], 1)
 
 
+@pytest.mark.parametrize("name", ["b.internal", "b/0", "127", "2130706433", "0x7f000001", "-b", "", "b c", "x" * 64])
+async def test_what_is_no_part_of_a_host_name_is_never_put_into_one(world: World, name: str) -> None:
+    resolver = Resolver(None, world.hosts)
+    resolver.connect("*", "dns:///{name}:7")
+    assert await resolver.find(name, 1.0)
+    assert (resolver.known(name), resolver.info(name), world.asked) == (False, None, [])
+
+
+async def test_a_name_that_is_disconnected_while_it_is_looked_up_is_not_found(world: World) -> None:
+    world.gate.clear()
+    world.zone["box"] = ["10.0.0.1"]
+    world.connect(a="dns:///box:7")
+    waiting = asyncio.create_task(world.hosts.find("a", 60.0))
+    await settled()
+    world.hosts.disconnect("a")
+    world.gate.set()
+    with pytest.raises(AgentNotFound, match="was disconnected from dns:///box:7"):
+        await waiting
+    assert not world.hosts.known("a")
+
+
 # looking up again
 
 
