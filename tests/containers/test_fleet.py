@@ -52,6 +52,7 @@ async def test_a_call_through_the_gateway_reaches_the_whole_tree(caller: Distrib
     async with caller.stream("triage", "hello", timeout=BOUND) as events:
         finished = {event.path[-1] async for event in events if isinstance(event, MemberFinished)}
     assert finished == {"analyst", "sentiment", "ticket"}
+    assert events.result is not None
     assert events.result.payload == {"ticket": {"analyst": "hello", "sentiment": "positive"}}
     assert events.result.usage.llm_calls == 1
 
@@ -163,7 +164,8 @@ async def address(container: str) -> str:
 async def healthy(container: str) -> None:
     """Return when the engine finds a container healthy."""
     async with asyncio.timeout(BOUND):
-        while await run("inspect", "--format", "{{.State.Health.Status}}", container) != "healthy":
+        status = ("inspect", "--format", "{{.State.Health.Status}}", container)
+        while await run(*status) != "healthy":  # noqa: ASYNC110  # the engine tells nobody when
             await asyncio.sleep(POLL)
 
 
