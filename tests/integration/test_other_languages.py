@@ -417,6 +417,17 @@ async def test_no_call_fails_while_an_agent_in_node_drains(mesh: Fleet, runtime:
     assert load.errors == []
 
 
+async def test_no_call_fails_when_an_agent_in_node_is_killed(mesh: Fleet, runtime: DistributedRuntime) -> None:
+    with NodeAgent(mesh.control_plane) as second:
+        second.wait_ready()
+        message = Message("some words", {"pace_ms": 5})
+        async with Load(lambda: runtime.call("typist", message, timeout=TIMEOUT)) as load:
+            await load.more(100)
+            await asyncio.to_thread(second.kill)
+            await load.more(100)
+    assert load.errors == []  # it says that it is idempotent
+
+
 class Listing:
     """What a control plane lists."""
 
