@@ -156,12 +156,17 @@ def test_an_image_is_the_agents_own_or_the_one_for_all():
     }  # fmt: skip
 
 
-def test_agents_are_probed_by_grpc_and_the_model_server_by_http():
+def test_processes_are_probed_by_grpc_and_ready_when_their_agent_is():
     deployments = of_kind(objects(), "Deployment")
     for name, port in (("team", 50051), ("gateway", 50051), ("control-plane", 50050)):
-        probes = [container(deployments[name])[f"{kind}Probe"]["grpc"] for kind in ("startup", "readiness", "liveness")]
-        assert probes == [{"port": port}] * 3
-    assert container(deployments["model-server"])["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
+        probed = container(deployments[name])
+        assert probed["startupProbe"]["grpc"] == probed["livenessProbe"]["grpc"] == {"port": port}
+        assert probed["readinessProbe"]["grpc"] == {"port": port} | ({"service": name} if name == "team" else {})
+
+
+def test_the_model_server_is_probed_by_http():
+    probed = container(of_kind(objects(), "Deployment")["model-server"])
+    assert probed["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
 
 
 def test_a_pod_goes_on_serving_while_others_hear_of_its_end_and_has_time_to_drain():
@@ -268,3 +273,8 @@ def test_a_namespace_holds_everything_and_enforces_the_restricted_standard():
 def test_a_package_cannot_be_mounted_and_the_message_says_what_to_do():
     with pytest.raises(ConfigError, match="FROM aixgo"):
         plan_containers(loads(DESK), Source("desk", DESK, {"desk/agents.py": ""}))
+
+
+def test_what_is_too_large_to_be_mounted_is_refused():
+    with pytest.raises(ConfigError, match="put the modules into an image"):
+        objects(modules={"desk.py": "#" * 1024 * 1024})
