@@ -24,6 +24,8 @@ def health(address: str, service: str, timeout: float) -> int:
 
     ADDRESS is host:port [default: AIXGO_LISTEN, what this container's server binds]. TIMEOUT is in seconds.
     """
+    if not address.rpartition(":")[2].isdigit():
+        raise click.BadParameter(f"{address!r} has no port; write host:port", param_hint="ADDRESS")
     state = check(address, service, timeout)
     click.echo(state)
     return Exit.OK if state == "SERVING" else Exit.UNAVAILABLE
