@@ -38,6 +38,8 @@ _FAMILIES: Mapping[str, str] = {
     "deepseek-": "deepseek",
 }
 """The vendor by how a model's name begins. v1 had the names alone; v2 wants `vendor/model`."""
+_BREAKS = frozenset("\x85\u2028\u2029")
+"""Line breaks to YAML 1.1 that PyYAML writes as they are and reads back as something else, unless it escapes them."""
 _ENTRY = "  "
 _WIDTH = 100
 
@@ -184,8 +186,15 @@ class _Writer:
         self.lines += [f"{indent}{'#   ' if number else ''}{line}" for number, line in enumerate(comment)]
 
     def _add(self, value: Any, indent: str = "") -> None:
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_WIDTH)
-        self.lines.append(textwrap.indent(text.rstrip("\n"), indent))
+        text = _dumped(value, allow_unicode=True)
+        if not _BREAKS.isdisjoint(text):
+            text = _dumped(value, allow_unicode=False)
+        self.lines += [indent + line if line else line for line in text.split("\n")]
+
+
+def _dumped(value: Any, *, allow_unicode: bool) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=allow_unicode, width=_WIDTH)
+    return text.rstrip("\n")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
