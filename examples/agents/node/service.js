@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import grpc from '@grpc/grpc-js';
 import { AixgoError } from './contract.js';
 import { Call, cancelled } from './calls.js';
-import { decodeMessage, encodeMessage } from './messages.js';
+import { decodeMessage, encodeReply } from './messages.js';
 
 const { status } = grpc;
 
@@ -17,7 +17,7 @@ export function agentService(calls, describe) {
     try {
       const { agent, message, call } = open(calls, rpc);
       const reply = await calls.run(agent, message, call, () => {});
-      respond(null, { message: encodeMessage(reply, call.usage), instanceId });
+      respond(null, { message: encodeReply(reply, call), instanceId });
     } catch (thrown) {
       respond(typed(thrown).toStatus());
     }
@@ -37,7 +37,7 @@ export function agentService(calls, describe) {
         // A reader that is slow slows the agent down.
         if (!send({ event: { agentPath, delta: { text } } })) await once(rpc, 'drain', { signal });
       });
-      send({ event: { agentPath, result: { message: encodeMessage(reply, call.usage) } } });
+      send({ event: { agentPath, result: { message: encodeReply(reply, call) } } });
       rpc.end();
     } catch (thrown) {
       const error = typed(thrown);
