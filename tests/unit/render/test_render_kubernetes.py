@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 from aixgo.config.load import loads
-from aixgo.config.schema import Config, DeploymentSpec, PlacementSpec
+from aixgo.config.schema import Config, DeploymentSpec, ObservabilitySpec, PlacementSpec
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
 from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import KUSTOMIZATION, kubernetes_files, kubernetes_objects
+from aixgo_services.render.policies import outside_ports
 from hypothesis import given, settings
 
 from tests.deploy.fleets import configs, of_kind, sources, violations
@@ -260,6 +261,15 @@ def test_agents_reach_the_ports_of_what_the_configuration_names():
     )
     assert [each["port"] for each in policies(text)["agents-egress"]["egress"][0]["ports"]] == [443, 7000, 7001, 11434]
     assert [each["port"] for each in policies()["agents-egress"]["egress"][0]["ports"]] == [443]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://collector:4317", 4317), ("http://collector/v1", 80), ("https://collector", 443)]
+)
+def test_agents_reach_the_collector_of_their_telemetry(url: str, port: int):
+    agents = (AgentSpec(name="team", role="llm"),)
+    config = Config(version=2, agents=agents, observability=ObservabilitySpec(otlp=url))
+    assert set(outside_ports(config)) == {443, port}
 
 
 def test_a_namespace_holds_everything_and_enforces_the_restricted_standard():
