@@ -3,7 +3,8 @@
 Owns what passing a call on means: it is no entry of the call tree, so that depth, path, deadline, grant, session and
 trace reach the agent as the caller sent them, and errors, usage and events come back as they are. Limits, deadline,
 Cancel and drain are those of AgentServer (below); finding, balancing and retrying are those of RemoteCalls. It keeps no
-agents and registers nowhere. Above: `aixgo gateway`.
+agents and registers nowhere. `wait_for_ready` is an option of the caller's own runtime: a gateway waits for a ready
+instance as long as any caller does without it, 2 s. Above: `aixgo gateway`.
 """
 
 from __future__ import annotations

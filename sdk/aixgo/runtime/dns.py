@@ -173,11 +173,14 @@ class Hosts:
         return [name for name in {*self._targets, *self._hosts, *told} if name != ANY_NAME]
 
     def info(self, name: str) -> AgentInfo | None:
-        """What is known of an agent; None for a name that cannot be looked up."""
+        """What is known of an agent; None for a name that cannot be looked up, or that the gateway does not list."""
         if not self.covers(name):
             return None
         host = self._hosts.get(name) or self._hosts.get(ANY_NAME)
         addresses = host.addresses if host is not None else ()
+        told = [self._told(address) for address in addresses if address in self._described]
+        if told and not any(name in agents for agents in told):
+            return None
         return next((self._info(name, address) for address in addresses), AgentInfo(name))
 
     def all(self) -> list[Instance]:

@@ -332,9 +332,22 @@ async def test_a_gateway_is_asked_for_its_agents_before_anyone_calls(world: Worl
     await settled()
     assert (sorted(world.hosts.names()), world.asked, world.hosts.all()) == (["a", "b"], [], [])
     assert world.hosts.info("a") == AgentInfo("a", "llm", idempotent=True)
+    assert world.hosts.info("nobody") is None
     await world.hosts.find("a", 1.0)
     assert [(i.instance_id, i.by_name["a"].idempotent) for i in world.hosts.instances("a")] == [("a@gate:7", True)]
     assert world.described == ["gate:7"]
+
+
+async def test_what_a_gateway_serves_later_is_known_with_the_next_look_up(world: World) -> None:
+    world.living["gate:7"] = [AgentInfo("a")]
+    world.connect(**{"*": "gate:7"})
+    assert world.hosts.info("b") == AgentInfo("b")  # nobody has said that there is none
+    await world.hosts.open()
+    await settled()
+    assert world.hosts.info("b") is None
+    world.living["gate:7"] = [AgentInfo("a"), AgentInfo("b", idempotent=True)]
+    await world.passes(REFRESH)
+    assert world.hosts.info("b") == AgentInfo("b", idempotent=True)
 
 
 async def test_without_a_target_there_is_nothing_to_ask(world: World) -> None:
