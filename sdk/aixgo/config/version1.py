@@ -192,9 +192,30 @@ class _Writer:
         self.lines += [indent + line if line else line for line in text.split("\n")]
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that v2 would read as a number: PyYAML, which writes YAML 1.1, leaves 1e5 as it is."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A scalar that is read back as text."""
+        style = "'" if _is_number(text) else None
+        return cast("Any", self).represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
 def _dumped(value: Any, *, allow_unicode: bool) -> str:
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=allow_unicode, width=_WIDTH)
+    options = {"sort_keys": False, "allow_unicode": allow_unicode, "width": _WIDTH}
+    text: str = cast("Any", yaml).dump(value, Dumper=_Dumper, **options)
     return text.rstrip("\n")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from aixgo import errors
 from aixgo.config.load import load, loads
-from aixgo.config.version1 import migrate
+from aixgo.config.version1 import _dumped, _unfilled, migrate
 from aixgo_services.cli.main import execute
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -169,10 +169,11 @@ AGENTS = st.lists(
 
 @given(agents=AGENTS, supervisor=VALUES)
 @example(agents=[{"name": {"\x85": None}}, {"prompt": "a\x85b\u2028c\n\nd"}], supervisor=None)
+@example(agents=[{"name": "0E0", "role": "1", "prompt": "1e5"}, {"name": "yes", "role": "null"}], supervisor=None)
 def test_whatever_stands_in_a_v1_file_its_agents_come_out_with_all_they_said(tmp_path_factory, agents, supervisor):
     path = tmp_path_factory.getbasetemp() / "wild.yaml"
-    path.write_text(yaml.safe_dump({"supervisor": supervisor, "agents": agents}, allow_unicode=False))
-    new = yaml.safe_load(migrate(path).text)
+    path.write_text(_dumped({"supervisor": supervisor, "agents": agents}, allow_unicode=False))
+    new = _unfilled(path, migrate(path).text.encode())
     assert len(new["agents"]) == len(agents)
     for before, after in zip(agents, new["agents"], strict=True):
         assert all(after.get(key) == before[key] for key in ("name", "role", "prompt") if key in before)
