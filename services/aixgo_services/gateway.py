@@ -3,7 +3,8 @@
 Owns what passing a call on means: it is no entry of the call tree, so that depth, path, deadline, grant, session and
 trace reach the agent as the caller sent them, and errors, usage and events come back as they are. Limits, deadline,
 Cancel and drain are those of AgentServer (below); finding, balancing and retrying are those of RemoteCalls. It keeps no
-agents and registers nowhere. Above: `aixgo gateway`.
+agents and registers nowhere. `wait_for_ready` is an option of the caller's own runtime: a gateway waits for a ready
+instance as long as any caller does without it, 2 s. Above: `aixgo gateway`.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ async def serve_gateway(
     `ready` is called once it listens; its health is SERVING once a control plane was heard. Raises ConfigError for an
     address that is none; WrongState when the port is taken.
     """
-    async with DistributedRuntime(control_plane=control_plane, connect=connect) as runtime:
+    limits = limits or ServerLimits()
+    size = limits.max_message_bytes
+    async with DistributedRuntime(control_plane=control_plane, connect=connect, max_message_bytes=size) as runtime:
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
         async with AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server:
             ready(server)

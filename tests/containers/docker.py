@@ -44,6 +44,11 @@ class Compose:
     project: str
     overrides: Sequence[str] = ()
 
+    @property
+    def network(self) -> str:
+        """The name of the network that its containers share."""
+        return f"{self.project}_default"
+
     def __call__(self, *arguments: str, timeout: float = COMMAND) -> str:
         """Run `docker compose ...` for this project; its output."""
         files = [part for name in ("docker-compose.yml", *self.overrides) for part in ("--file", name)]

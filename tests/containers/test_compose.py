@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_every_process_is_hardened() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
-def call(name: str, text: str, gateway: str) -> dict[str, dict[str, int | str]]:
+def call(name: str, text: str, gateway: str) -> dict[str, Any]:
     """`aixgo call` from the host; its reply."""
     command = [sys.executable, "-m", "aixgo_services.cli.main", "call", name, text, "--gateway", gateway, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

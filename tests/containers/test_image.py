@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ LIMIT = 200 * MEBIBYTE
 
 
 @contextmanager
-def started(image: str, *command: str) -> Iterator[str]:
+def started(image: str, *command: str) -> Generator[str]:
     """A container that runs `command`, hardened; its id."""
     container = docker("run", "--detach", *HARDENED, image, *command)
     try:

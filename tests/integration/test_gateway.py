@@ -269,6 +269,19 @@ async def test_calls_over_the_limit_are_refused_as_never_accepted(mesh: Fleet) -
         running.cancel()
 
 
+async def test_a_request_over_the_size_limit_is_refused(mesh: Fleet) -> None:
+    limits = ServerLimits(max_message_bytes=1000)
+    async with (
+        gateway(mesh.control_plane, limits=limits) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = AgentServiceStub(channel)
+        assert (await stub.Describe(agent_pb2.DescribeRequest(), timeout=TIMEOUT)).max_message_bytes == 1000
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Execute(request("upper", "x" * 100_000), timeout=TIMEOUT)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_a_gateway_that_never_heard_a_control_plane_is_not_serving() -> None:
     async with gateway("127.0.0.1:1") as server, grpc.aio.insecure_channel(server.address) as channel:
         checks: Any = health_pb2_grpc.HealthStub(channel)
@@ -346,6 +359,32 @@ def test_aixgo_agents_lists_what_the_gateway_serves(command: str) -> None:
     code, out, _ = told("agents", "--json", f"--gateway={command}")
     assert (code, [row["name"] for row in json.loads(out)]) == (0, sorted({*SPEAKERS, *WITNESSES}))
     assert {row["address"] for row in json.loads(out)} == {command}
+
+
+def test_a_gateway_needs_no_control_plane_where_host_names_say_who_is_there(mesh: Fleet) -> None:
+    host, _, port = mesh.hosts[0].address.rpartition(":")
+    everybody = f"*=dns:///{host}:{port}"
+    with aixgo("gateway", "--listen=127.0.0.1:0", f"--connect={everybody}", "--json") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert ready["control_plane"] == []
+        assert told("call", "upper", "hello", f"--gateway={ready['gateway']}")[:2] == (0, "HELLO\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("gateway", "--connect=upper"), "write AGENT=host:port"),
+        (("gateway", "--connect=upper=here"), "an address is written host:port"),
+        (("call", "a", "x", "--gateway=h:1", "--address=h:2"), "give one of --address, --gateway"),
+        (("agents", "--gateway=h:1", "--watch"), "give it without --control-plane and --watch"),
+    ],
+)
+def test_wrong_usage_is_told_with_the_right_one(arguments: tuple[str, ...], text: str) -> None:
+    code, _, err = told(*arguments)
+    assert (code, text in err) == (2, True), err
 
 
 @needs_grpcurl

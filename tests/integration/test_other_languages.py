@@ -27,6 +27,7 @@ from aixgo.orchestration.base import Limits
 from aixgo.v1 import agent_pb2, agent_pb2_grpc, registry_pb2, types_pb2
 from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 from aixgo.wire.status import from_rpc
+from aixgo_services.gateway import serve_gateway
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -105,6 +106,8 @@ def node_client() -> Client:
 
 def ruby_client() -> Client:
     need("ruby", "grpc_tools_ruby_protoc")
+    if subprocess.run(["ruby", "-e", 'require "grpc"'], capture_output=True, timeout=60, check=False).returncode:
+        missing("the gem grpc")
     folder = EXAMPLES / "clients" / "ruby"
     subprocess.run([str(folder / "generate")], check=True, timeout=BUILD_TIMEOUT)
     return Client("ruby", str(folder / "client.rb"))
@@ -285,6 +288,32 @@ async def typist_channel(typist: Process) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
+@pytest.fixture
+async def gateway(mesh: Fleet) -> AsyncIterator[str]:
+    """The address of a gateway to the mesh."""
+    stop = asyncio.Event()
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve_gateway(
+            "127.0.0.1:0",
+            control_plane=[mesh.control_plane],
+            ready=lambda server: listening.set_result(server.address),
+            stop=stop,
+        )
+    )
+    yield await asyncio.wait_for(listening, TIMEOUT)
+    stop.set()
+    await task
+
+
+async def test_a_client_reaches_an_agent_in_node_through_the_gateway(client: Client, gateway: str) -> None:
+    done = await asyncio.to_thread(client, "stream", gateway, "typist", "one two")
+    assert [line.get("text") for line in done.lines] == ["One", " Two", None]
+    assert (done.lines[-1]["reply"], done.lines[-1]["usage"]["tokens"]) == ("One Two", 2)
+    failed = await asyncio.to_thread(client, "call", gateway, "typist", " ")
+    assert (failed.only["error"], failed.only["path"]) == ("InvalidInput", ["typist"])
+
+
 async def test_an_orchestrator_uses_an_agent_in_node_like_any_other(runtime: DistributedRuntime) -> None:
     reply = await runtime.call("letter", "edon olleh", timeout=TIMEOUT)
     assert (reply.text, reply.metadata["words"]) == ("Hello Node", 2)
@@ -342,6 +371,14 @@ async def test_a_cancelled_call_to_an_agent_in_node_says_what_it_spent(typist_ch
     assert not again.found
 
 
+async def test_a_long_stream_of_an_agent_in_node_arrives_whole(typist_channel: grpc.aio.Channel) -> None:
+    text = " ".join(["word" * 50] * 1_500)  # more than what HTTP/2 lets a server send unread
+    request = agent_pb2.ExecuteStreamRequest(agent="typist", message=types_pb2.Message(text=text))
+    call = agent_pb2_grpc.AgentServiceStub(typist_channel).ExecuteStream(request, timeout=60.0)
+    heard = [frame.event.delta.text async for frame in call if frame.event.HasField("delta")]
+    assert len("".join(heard)) == len(text)
+
+
 async def test_an_agent_in_node_refuses_calls_that_lie_too_deep(typist_channel: grpc.aio.Channel) -> None:
     deep = types_pb2.CallContext(depth=10, agent_path=["a", "b"])
     request = agent_pb2.ExecuteRequest(agent="typist", message=types_pb2.Message(text="x"), context=deep)
@@ -378,6 +415,17 @@ async def test_no_call_fails_while_an_agent_in_node_drains(mesh: Fleet, runtime:
             assert await asyncio.to_thread(second.drain) == 0
             await load.more(100)
     assert load.errors == []
+
+
+async def test_no_call_fails_when_an_agent_in_node_is_killed(mesh: Fleet, runtime: DistributedRuntime) -> None:
+    with NodeAgent(mesh.control_plane) as second:
+        second.wait_ready()
+        message = Message("some words", {"pace_ms": 5})
+        async with Load(lambda: runtime.call("typist", message, timeout=TIMEOUT)) as load:
+            await load.more(100)
+            await asyncio.to_thread(second.kill)
+            await load.more(100)
+    assert load.errors == []  # it says that it is idempotent
 
 
 class Listing:

@@ -7,6 +7,8 @@ import { AixgoError } from './contract.js';
 const { status } = grpc;
 
 const DEFAULT_TIMEOUT_MS = 300_000;
+/** What setTimeout can hold: 24 days. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** The server's own deadline ends this much, at most a tenth, before the caller's: its typed error gets there first. */
 const MARGIN_MS = 50;
 const MAX_DEPTH = 10;
@@ -26,11 +28,12 @@ export class Call {
     this.path = [...context.agentPath, agent];
     this.depth = context.depth + 1;
     this.sessionId = context.sessionId;
+    /** The trace that the call belongs to: whatever the agent calls gets it as a header of the same name. */
     this.traceparent = traceparent;
     /** The tokens that may be spent; Infinity: no limit from above. */
     this.tokens = context.grant?._tokens ? context.grant.tokens : Infinity;
     const said = context.timeoutMs > 0 ? context.timeoutMs : DEFAULT_TIMEOUT_MS;
-    const left = Math.min(deadline - Date.now(), said);
+    const left = Math.min(deadline - Date.now(), said, LONGEST_TIMER_MS);
     this.ended = new Promise((resolve) => { this.end = resolve; });
     this.timer = setTimeout(() => this.stop(pastDeadline()), Math.max(0, left - Math.min(MARGIN_MS, left / 10)));
   }

@@ -14,14 +14,20 @@ export function decodeMessage(message, context) {
   return { payload: payload(message), metadata, sessionId: message?.sessionId || context.sessionId };
 }
 
-/** A reply for the wire. `usage` is what producing it has cost, null for nothing. */
-export function encodeMessage({ payload: content, metadata = {}, sessionId = '' }, usage) {
-  const encoded = { id: randomBytes(16).toString('hex'), sessionId, usage };
-  if (typeof content === 'string') encoded.text = content;
-  else if (Buffer.isBuffer(content)) encoded.data = content;
-  else encoded.json = Buffer.from(JSON.stringify(content));
-  if (Object.keys(metadata).length) encoded.metadata = Buffer.from(JSON.stringify(metadata));
-  return encoded;
+/** The reply of a call for the wire, with what it cost. Throws InvalidReply for what cannot be sent. */
+export function encodeReply(reply, call) {
+  try {
+    const { payload: content, metadata = {}, sessionId = '' } = reply;
+    const encoded = { id: randomBytes(16).toString('hex'), sessionId, usage: call.usage };
+    if (typeof content === 'string') encoded.text = content;
+    else if (Buffer.isBuffer(content)) encoded.data = content;
+    else encoded.json = Buffer.from(JSON.stringify(content));
+    if (Object.keys(metadata).length) encoded.metadata = Buffer.from(JSON.stringify(metadata));
+    return encoded;
+  } catch (error) { // no object, or not JSON
+    const text = `the reply cannot be sent: ${error.message}`;
+    throw call.failure(new AixgoError('InvalidReply', grpc.status.INTERNAL, text));
+  }
 }
 
 function payload(message) {

@@ -11,6 +11,11 @@ const TIMEOUT = 2000;
 /** Milliseconds between attempts to register: doubled each time, and half of it random. */
 const FIRST_PAUSE = 100;
 const LONGEST_PAUSE = 1000;
+/** The channel itself tries to connect no less often than that. */
+const CHANNEL = {
+  'grpc.initial_reconnect_backoff_ms': FIRST_PAUSE,
+  'grpc.max_reconnect_backoff_ms': LONGEST_PAUSE,
+};
 
 /** Registers what `describe()` says at each control plane. No control plane can take the process down. */
 export class Registrar {
@@ -66,7 +71,7 @@ class Lease {
   #waiting = [];
 
   constructor(address, owner) {
-    this.#stub = new RegistryService(address, grpc.credentials.createInsecure());
+    this.#stub = new RegistryService(address, grpc.credentials.createInsecure(), CHANNEL);
     this.#address = address;
     this.#owner = owner;
   }

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import grpc from '@grpc/grpc-js';
 import { AixgoError } from './contract.js';
 import { Call, cancelled } from './calls.js';
-import { decodeMessage, encodeMessage } from './messages.js';
+import { decodeMessage, encodeReply } from './messages.js';
 
 const { status } = grpc;
 
@@ -17,7 +17,7 @@ export function agentService(calls, describe) {
     try {
       const { agent, message, call } = open(calls, rpc);
       const reply = await calls.run(agent, message, call, () => {});
-      respond(null, { message: encodeMessage(reply, call.usage), instanceId });
+      respond(null, { message: encodeReply(reply, call), instanceId });
     } catch (thrown) {
       respond(typed(thrown).toStatus());
     }
@@ -25,20 +25,23 @@ export function agentService(calls, describe) {
 
   async function executeStream(rpc) {
     let first = instanceId; // the first frame says which instance answers
-    const frame = async (content) => {
-      const room = rpc.write({ ...content, instanceId: first });
+    const send = (content) => {
+      const room = rpc.cancelled || rpc.write({ ...content, instanceId: first });
       first = '';
-      if (!room) await Promise.race([once(rpc, 'drain'), once(rpc, 'cancelled')]);
+      return room;
     };
     try {
       const { agent, message, call } = open(calls, rpc);
-      const agentPath = call.path;
-      const reply = await calls.run(agent, message, call, (text) => frame({ event: { agentPath, delta: { text } } }));
-      await frame({ event: { agentPath, result: { message: encodeMessage(reply, call.usage) } } });
+      const [agentPath, { signal }] = [call.path, call];
+      const reply = await calls.run(agent, message, call, async (text) => {
+        // A reader that is slow slows the agent down.
+        if (!send({ event: { agentPath, delta: { text } } })) await once(rpc, 'drain', { signal });
+      });
+      send({ event: { agentPath, result: { message: encodeReply(reply, call) } } });
       rpc.end();
     } catch (thrown) {
       const error = typed(thrown);
-      await frame({ error: error.toMessage() });
+      send({ error: error.toMessage() });
       rpc.emit('error', error.toStatus()); // ends the RPC with the same code as the frame
     }
   }

@@ -38,6 +38,8 @@ _FAMILIES: Mapping[str, str] = {
     "deepseek-": "deepseek",
 }
 """The vendor by how a model's name begins. v1 had the names alone; v2 wants `vendor/model`."""
+_BREAKS = frozenset("\x85\u2028\u2029")
+"""Line breaks to YAML 1.1 that PyYAML writes as they are and reads back as something else, unless it escapes them."""
 _ENTRY = "  "
 _WIDTH = 100
 
@@ -184,8 +186,36 @@ class _Writer:
         self.lines += [f"{indent}{'#   ' if number else ''}{line}" for number, line in enumerate(comment)]
 
     def _add(self, value: Any, indent: str = "") -> None:
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_WIDTH)
-        self.lines.append(textwrap.indent(text.rstrip("\n"), indent))
+        text = _dumped(value, allow_unicode=True)
+        if not _BREAKS.isdisjoint(text):
+            text = _dumped(value, allow_unicode=False)
+        self.lines += [indent + line if line else line for line in text.split("\n")]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that v2 would read as a number: PyYAML, which writes YAML 1.1, leaves 1e5 as it is."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A scalar that is read back as text."""
+        style = "'" if _is_number(text) else None
+        return cast("Any", self).represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _dumped(value: Any, *, allow_unicode: bool) -> str:
+    options = {"sort_keys": False, "allow_unicode": allow_unicode, "width": _WIDTH}
+    text: str = cast("Any", yaml).dump(value, Dumper=_Dumper, **options)
+    return text.rstrip("\n")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

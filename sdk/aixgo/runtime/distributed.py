@@ -18,7 +18,7 @@ from aixgo.runtime.base import MAILBOX_SIZE, MAX_MESSAGE_BYTES, BaseRuntime
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
-from aixgo.runtime.dns import Hosts
+from aixgo.runtime.dns import Hosts, Resolve, system_resolve
 from aixgo.runtime.entry import typed
 from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.plain import PlainTransport, TransportFailed
@@ -37,7 +37,8 @@ class DistributedRuntime(BaseRuntime):
     `control_plane` lists the addresses of the control planes, `connect` addresses of agents by name: `host:port`, or
     `dns:///host:port` for every address of a host name, looked up again every few seconds. The name `*` stands for all
     names that are not known otherwise: `{"*": "gateway:50051"}` for a gateway, `{"*": "dns:///{name}.agents:50051"}`
-    for a headless Service of each agent. It must be entered (`async with`) before it calls other processes.
+    for a headless Service of each agent. `resolve` looks host names up, in place of the system. It must be entered
+    (`async with`) before it calls other processes.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class DistributedRuntime(BaseRuntime):
         max_depth: int = MAX_DEPTH,
         mailbox_size: int = MAILBOX_SIZE,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        resolve: Resolve = system_resolve,
     ) -> None:
         super().__init__(max_depth=max_depth, mailbox_size=mailbox_size, max_message_bytes=max_message_bytes)
         self._discovery = Discovery(control_plane) if control_plane else None
         self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024)
         self._transport = PlainTransport(self._channels)
-        self._hosts = Hosts(describe=self._agents_at)
+        self._hosts = Hosts(resolve=resolve, describe=self._agents_at)
         self._resolver = Resolver(self._discovery, self._hosts)
         self._replicas = Replicas(self._resolver, self._transport.healthy)
         self._remote = RemoteCalls(self._replicas, self._transport)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ Describe = Callable[[str, float], Awaitable[Sequence[AgentInfo] | None]]
 
 log = logging.getLogger(__name__)
 
+_LABEL = re.compile(r"(?!(0[xX][0-9A-Fa-f]*|[0-9]+)$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+"""One part of a host name, and no number, which systems read as an address: names may come from outside the mesh."""
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
@@ -143,8 +146,11 @@ class Hosts:
         return name in self._targets and name != ANY_NAME
 
     def covers(self, name: str) -> bool:
-        """Whether the name can be looked up. An unnamed member (`parent/0`) cannot: it lives in its parent."""
-        return "/" not in name and self._key(name) in self._targets
+        """Whether the name can be looked up: not an unnamed member (`parent/0`), nor what cannot stand for `{name}`."""
+        target = self._targets.get(self._key(name))
+        if target is None or "/" in name:
+            return False
+        return PLACE not in target.host or _LABEL.fullmatch(name) is not None
 
     # what was found
 
@@ -167,11 +173,14 @@ class Hosts:
         return [name for name in {*self._targets, *self._hosts, *told} if name != ANY_NAME]
 
     def info(self, name: str) -> AgentInfo | None:
-        """What is known of an agent; None for a name that cannot be looked up."""
+        """What is known of an agent; None for a name that cannot be looked up, or that the gateway does not list."""
         if not self.covers(name):
             return None
         host = self._hosts.get(name) or self._hosts.get(ANY_NAME)
         addresses = host.addresses if host is not None else ()
+        told = [self._told(address) for address in addresses if address in self._described]
+        if told and not any(name in agents for agents in told):
+            return None
         return next((self._info(name, address) for address in addresses), AgentInfo(name))
 
     def all(self) -> list[Instance]:
@@ -236,6 +245,8 @@ class Hosts:
             addresses = await self._addresses(target)
         except socket.gaierror as error:
             return _failure(name, target, error)
+        if self._key(name) not in self._targets or self._target(name) != target:
+            return AgentNotFound(f"agent {name!r} was disconnected from {target}", fields={"agent": name})
         host = self._hosts[name] = _Host(target, self._clock())
         host.task = asyncio.get_running_loop().create_task(self._follow(name, host), name=f"look-ups of {name}")
         self._found(name, host, addresses)
@@ -281,6 +292,7 @@ class Hosts:
     def _found(self, name: str, host: _Host, addresses: tuple[str, ...]) -> None:
         host.addresses = addresses
         self._settle(name, host)
+        self._prune()
         for address in addresses:
             if self._describe is not None and address not in self._describing and self._stale(name, address):
                 task = asyncio.get_running_loop().create_task(self._ask(address, self._describe))
@@ -298,6 +310,10 @@ class Hosts:
         host = self._hosts.pop(name)
         if host.task is not None and host.task is not asyncio.current_task():
             host.task.cancel()
+        self._prune()
+
+    def _prune(self) -> None:
+        """Forget what was said at addresses that no name has any more."""
         used = {address for other in self._hosts.values() for address in other.addresses}
         for address in set(self._described) - used:
             del self._described[address]

@@ -69,7 +69,9 @@ class Resolver:
 
     def known(self, name: str) -> bool:
         """Whether the name was ever seen."""
-        return name in self._fixed or self._heard_of(name) or self._hosts.known(name)
+        if name in self._fixed or self._hosts.known(name):
+            return True
+        return self._heard_of(name) and not self._hosts.named(name)
 
     async def find(self, name: str, timeout: float) -> bool:
         """Wait until it is clear whether a name is known; False when no control plane has said anything so far.

@@ -5,6 +5,8 @@ Below it is only gRPC: it runs every few seconds in every container, so it loads
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from aixgo_services.cli.failures import Exit
@@ -22,6 +24,8 @@ def health(address: str, service: str, timeout: float) -> int:
 
     ADDRESS is host:port [default: AIXGO_LISTEN, what this container's server binds]. TIMEOUT is in seconds.
     """
+    if not address.rpartition(":")[2].isdigit():
+        raise click.BadParameter(f"{address!r} has no port; write host:port", param_hint="ADDRESS")
     state = check(address, service, timeout)
     click.echo(state)
     return Exit.OK if state == "SERVING" else Exit.UNAVAILABLE
@@ -32,12 +36,13 @@ def check(address: str, service: str, timeout: float) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    untyped: Any = health_pb2_grpc  # its type stubs know nothing of the methods
     host, _, port = address.rpartition(":")
     target = f"127.0.0.1:{port}" if host in _ANY_HOST else address
     with grpc.insecure_channel(target) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+            answer = untyped.HealthStub(channel).Check(request, timeout=timeout)
         except grpc.RpcError as error:
             return error.code().name
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

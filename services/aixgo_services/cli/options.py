@@ -37,5 +37,24 @@ class AddressType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument
             self.fail(str(error), param, ctx)
 
 
+class ConnectionType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # see above
+    """`AGENT=host:port` or `AGENT=dns:///host:port`."""
+
+    name = "agent=address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The name and the address as they are."""
+        from aixgo.config.schema import check_target  # loads pydantic
+
+        name, equals, address = str(value).partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is no connection; write AGENT=host:port, or AGENT=dns:///host:port", param, ctx)
+        try:
+            return name, check_target(address)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 DURATION = DurationType()
 ADDRESS = AddressType()
+CONNECTION = ConnectionType()

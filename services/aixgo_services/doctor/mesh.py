@@ -5,7 +5,7 @@ Nothing is started, loaded or called, and no key is ever shown. Above: `examinat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,10 +38,8 @@ def check_file(file: Path, variables: Mapping[str, str], check: Check) -> tuple[
 
 def vendors_of(config: Config) -> dict[str, str]:
     """The vendors of models that a configuration names, each with one of its models."""
-    named = [model for agent in config.agents for model in agent.model]
-    named += [model for spec in config.patterns for model in _models_in(spec.model_dump())]
     found: dict[str, str] = {}
-    for model in named:
+    for model in (model for agent in config.agents for model in agent.model):
         vendor, slash, _ = model.partition("/")
         if slash and vendor in VENDORS:
             found.setdefault(vendor, model)
@@ -95,16 +93,3 @@ def _faults(file: Path, error: AixgoError) -> list[Finding]:
         told = cast("list[dict[str, Any]]", error.fields.get("problems", []))
         lines = [f"{file}:{each['line']}: {each['problem']}" for each in told]
     return [problem("file", line, fix) for line in lines or [error.message]]
-
-
-def _models_in(value: Any) -> Iterator[str]:
-    """Every `model:` at any depth of an orchestration."""
-    if isinstance(value, Mapping):
-        for key, each in cast("Mapping[str, Any]", value).items():
-            if key == "model" and isinstance(each, str):
-                yield each
-            else:
-                yield from _models_in(each)
-    elif isinstance(value, (list, tuple)):
-        for each in cast("Iterable[Any]", value):
-            yield from _models_in(each)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 15
 """How long a container may drain: the 10 s of a server, and some for the process to end."""
-PUBLISHED = "127.0.0.1"
-"""The host's interface that the gateway is published on: what it answers is meant for this machine only."""
+PUBLISHED = "127.0.0.1:${AIXGO_GATEWAY_PORT:-50051}"
+"""Where on the host the gateway is published: for this machine only, because it asks nobody who they are."""
 
 _MODEL_HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{MODEL_PORT}/health', timeout=3)"
 
@@ -44,7 +44,7 @@ def _service(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
             {"source": _config_name(name), "target": f"{FOLDER}/{name}"} for name in plan.source.files
         ]
     if workload.component is Component.GATEWAY:
-        service["ports"] = [f"{PUBLISHED}:{workload.port}:{workload.port}"]
+        service["ports"] = [f"{PUBLISHED}:{workload.port}"]
     before = _before(workload, plan.workloads)
     if before:
         service["depends_on"] = {name: {"condition": "service_healthy"} for name in before}

@@ -105,9 +105,13 @@ def plan_containers(config: Config, source: Source, *, image: str = IMAGE, model
 
 
 def named_modules(config: Config) -> tuple[str, ...]:
-    """The top-level modules that roles import: `desk` for `desk:Ticket`, sorted. Whoever reads files looks for them."""
-    roles = (agent.role.partition(":") for agent in config.agents)
-    return tuple(sorted({module for module, colon, _ in roles if colon and "." not in module}))
+    """The top-level modules that roles and tools import: `desk` for `desk:Ticket`, sorted.
+
+    Whoever reads files looks for them beside the YAML.
+    """
+    imported = [*(agent.role for agent in config.agents), *(tool.python for tool in config.tools if tool.python)]
+    parts = (name.partition(":") for name in imported)
+    return tuple(sorted({module for module, colon, _ in parts if colon and "." not in module}))
 
 
 def uses_embedded_model(config: Config) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aixgo.errors import ConfigError
+
 from aixgo_services.render.fleet import Component
 from aixgo_services.render.pods import CONFIG, deployment, labels, selector
 from aixgo_services.render.policies import network_policies
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 KUSTOMIZATION = "kustomization.yaml"
 GROWTH = 4
 """An autoscaler starts at the replicas of the YAML and goes up to so many times as many."""
+LARGEST_CONFIG = 1024 * 1024
+"""Bytes that a ConfigMap may hold."""
 CPU_PERCENT = 70
 """The share of its CPU request that an autoscaler holds a pod at."""
 
@@ -29,7 +33,8 @@ CPU_PERCENT = 70
 def kubernetes_files(config: Config, plan: FleetPlan, *, namespace: str = "") -> dict[str, list[Document]]:
     """Documents by file name, `kustomization.yaml` among them: a file for each workload and for what they share.
 
-    With a `namespace` all objects are in it, and it is among them, with the restricted pod standard enforced.
+    With a `namespace` all objects are in it, and it is among them, with the restricted pod standard enforced. Raises
+    ConfigError when what is to be mounted is too large for a ConfigMap.
     """
     files = {"config.yaml": [_config_map(plan)], "network-policies.yaml": network_policies(config, plan)}
     files |= {f"{_title(workload)}.yaml": _objects(workload, plan) for workload in plan.workloads}
@@ -113,6 +118,12 @@ def _disruption_budget(workload: Workload, plan: FleetPlan) -> Document:
 
 
 def _config_map(plan: FleetPlan) -> Document:
+    size = sum(len(name) + len(text.encode()) for name, text in plan.source.files.items())
+    if size > LARGEST_CONFIG:
+        raise ConfigError(
+            f"the YAML and its modules have {size} bytes, a ConfigMap holds {LARGEST_CONFIG};"
+            " put the modules into an image: FROM aixgo, COPY . /app"
+        )
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -145,7 +145,12 @@ def _container(workload: Workload) -> Document:
     return container | {
         "ports": [{"name": _port_name(workload), "containerPort": workload.port}],
         "startupProbe": {**_probe(workload), "periodSeconds": 2, "failureThreshold": 60},
-        "readinessProbe": {**_probe(workload), "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 2},
+        "readinessProbe": {
+            **_probe(workload, workload.agent),
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+            "failureThreshold": 2,
+        },
         "livenessProbe": {**_probe(workload), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "resources": RESOURCES[workload.component].document(),
@@ -168,11 +173,11 @@ def _environment(workload: Workload) -> list[Document]:
     return [*variables, pod, advertised]
 
 
-def _probe(workload: Workload) -> Document:
-    """The model server speaks HTTP; everything else answers grpc.health.v1."""
+def _probe(workload: Workload, agent: str = "") -> Document:
+    """Asks by grpc.health.v1 for the process, or for one agent in it; the model server speaks HTTP."""
     if workload.component is Component.MODEL_SERVER:
         return {"httpGet": {"path": "/health", "port": workload.port}}
-    return {"grpc": {"port": workload.port}}
+    return {"grpc": {"port": workload.port, **({"service": agent} if agent else {})}}
 
 
 def _port_name(workload: Workload) -> str:

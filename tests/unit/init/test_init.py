@@ -91,14 +91,19 @@ def test_the_models_that_its_file_suggests_can_be_used_by_that_name(project):
         assert load(file).agents[1].model == (name,)
 
 
-def test_the_compose_file_serves_what_the_yaml_names(project):
+def test_the_compose_file_runs_what_the_rendered_one_would(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert execute(["render", "compose", "aixgo.yaml"]) == 0
+    rendered = yaml.safe_load(capsys.readouterr().out)["services"]
     services = yaml.safe_load((project / "docker-compose.yml").read_text())["services"]
-    config = load(project / "aixgo.yaml")
-    served = {service["command"][-1] for service in services.values() if service["command"][0] == "serve"}
-    assert served == set(config.names)
-    for name, placement in config.deployment.agents.items():
-        assert services[name]["deploy"]["replicas"] == placement.replicas
-    assert services["control-plane"]["command"] == ["controlplane"]
+    assert set(services) == set(rendered)
+    for name, service in services.items():
+        wanted = rendered[name]
+        command = ["aixgo.yaml" if word == "/etc/aixgo/fleet.yaml" else word for word in wanted["command"]]
+        assert service["command"] == command
+        assert service.get("deploy", {"replicas": 1}) == wanted["deploy"]
+        for key in ("environment", "depends_on", "ports", "env_file", "read_only", "cap_drop", "stop_grace_period"):
+            assert service.get(key) == wanted.get(key), (name, key)
 
 
 def test_keys_stay_out_of_the_image_and_of_the_repository(project):

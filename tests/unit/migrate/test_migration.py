@@ -8,9 +8,9 @@ import pytest
 import yaml
 from aixgo import errors
 from aixgo.config.load import load, loads
-from aixgo.config.version1 import migrate
+from aixgo.config.version1 import _dumped, _unfilled, migrate
 from aixgo_services.cli.main import execute
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 OLD = """\
@@ -84,6 +84,12 @@ def test_a_role_written_in_go_and_a_role_to_come_need_a_hand(old):
         "agent a: role scraper was Go code",
         "agent b: role planner is not built yet",
     ]
+
+
+def test_mcp_servers_are_kept_and_need_a_hand(old):
+    new = migrated(old, "agents: [{name: a, role: llm, mcp_servers: [files]}]")
+    assert yaml.safe_load(new.text)["agents"][0]["mcp_servers"] == ["files"]
+    assert new.notes == ("agent a: mcp_servers are not built yet; remove the key until they are.",)
 
 
 def test_what_needs_a_hand_stands_as_a_comment_above_its_place(old):
@@ -162,10 +168,12 @@ AGENTS = st.lists(
 
 
 @given(agents=AGENTS, supervisor=VALUES)
+@example(agents=[{"name": {"\x85": None}}, {"prompt": "a\x85b\u2028c\n\nd"}], supervisor=None)
+@example(agents=[{"name": "0E0", "role": "1", "prompt": "1e5"}, {"name": "yes", "role": "null"}], supervisor=None)
 def test_whatever_stands_in_a_v1_file_its_agents_come_out_with_all_they_said(tmp_path_factory, agents, supervisor):
     path = tmp_path_factory.getbasetemp() / "wild.yaml"
-    path.write_text(yaml.safe_dump({"supervisor": supervisor, "agents": agents}, allow_unicode=False))
-    new = yaml.safe_load(migrate(path).text)
+    path.write_text(_dumped({"supervisor": supervisor, "agents": agents}, allow_unicode=False))
+    new = _unfilled(path, migrate(path).text.encode())
     assert len(new["agents"]) == len(agents)
     for before, after in zip(agents, new["agents"], strict=True):
         assert all(after.get(key) == before[key] for key in ("name", "role", "prompt") if key in before)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
+from aixgo.errors import ConfigError
+from aixgo_services.render import names as rule
 from aixgo_services.render.names import RESERVED, dns_name, dns_names
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +53,9 @@ def test_a_name_that_is_a_label_stays_as_it_is(name: str):
 )
 def test_other_names_get_a_part_of_their_digest(name: str, label: str):
     assert dns_name(name) == label
+
+
+def test_two_names_with_the_same_digest_are_refused_rather_than_mixed_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rule, "sha256", lambda _: SimpleNamespace(hexdigest=lambda: "0" * 64))
+    with pytest.raises(ConfigError, match="rename one of them"):
+        dns_names(["My_Agent", "my.agent"])

@@ -63,7 +63,7 @@ def test_replicas_are_the_yamls_and_nothing_stands_in_the_way_of_more():
 
 def test_only_the_gateway_is_published_and_only_to_this_machine():
     published = {name: each["ports"] for name, each in compose()["services"].items() if "ports" in each}
-    assert published == {"gateway": ["127.0.0.1:50051:50051"]}
+    assert published == {"gateway": ["127.0.0.1:${AIXGO_GATEWAY_PORT:-50051}:50051"]}
 
 
 def test_the_yaml_and_the_modules_beside_it_are_mounted_where_agents_are_served():

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 from aixgo.config.load import loads
-from aixgo.config.schema import Config, DeploymentSpec, PlacementSpec
+from aixgo.config.schema import Config, DeploymentSpec, ObservabilitySpec, PlacementSpec
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
 from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import KUSTOMIZATION, kubernetes_files, kubernetes_objects
+from aixgo_services.render.policies import outside_ports
 from hypothesis import given, settings
 
 from tests.deploy.fleets import configs, of_kind, sources, violations
@@ -156,12 +157,17 @@ def test_an_image_is_the_agents_own_or_the_one_for_all():
     }  # fmt: skip
 
 
-def test_agents_are_probed_by_grpc_and_the_model_server_by_http():
+def test_processes_are_probed_by_grpc_and_ready_when_their_agent_is():
     deployments = of_kind(objects(), "Deployment")
     for name, port in (("team", 50051), ("gateway", 50051), ("control-plane", 50050)):
-        probes = [container(deployments[name])[f"{kind}Probe"]["grpc"] for kind in ("startup", "readiness", "liveness")]
-        assert probes == [{"port": port}] * 3
-    assert container(deployments["model-server"])["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
+        probed = container(deployments[name])
+        assert probed["startupProbe"]["grpc"] == probed["livenessProbe"]["grpc"] == {"port": port}
+        assert probed["readinessProbe"]["grpc"] == {"port": port} | ({"service": name} if name == "team" else {})
+
+
+def test_the_model_server_is_probed_by_http():
+    probed = container(of_kind(objects(), "Deployment")["model-server"])
+    assert probed["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
 
 
 def test_a_pod_goes_on_serving_while_others_hear_of_its_end_and_has_time_to_drain():
@@ -257,6 +263,15 @@ def test_agents_reach_the_ports_of_what_the_configuration_names():
     assert [each["port"] for each in policies()["agents-egress"]["egress"][0]["ports"]] == [443]
 
 
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://collector:4317", 4317), ("http://collector/v1", 80), ("https://collector", 443)]
+)
+def test_agents_reach_the_collector_of_their_telemetry(url: str, port: int):
+    agents = (AgentSpec(name="team", role="llm"),)
+    config = Config(version=2, agents=agents, observability=ObservabilitySpec(otlp=url))
+    assert set(outside_ports(config)) == {443, port}
+
+
 def test_a_namespace_holds_everything_and_enforces_the_restricted_standard():
     first, *others = objects(namespace="agents")
     assert first["kind"] == "Namespace"
@@ -268,3 +283,8 @@ def test_a_namespace_holds_everything_and_enforces_the_restricted_standard():
 def test_a_package_cannot_be_mounted_and_the_message_says_what_to_do():
     with pytest.raises(ConfigError, match="FROM aixgo"):
         plan_containers(loads(DESK), Source("desk", DESK, {"desk/agents.py": ""}))
+
+
+def test_what_is_too_large_to_be_mounted_is_refused():
+    with pytest.raises(ConfigError, match="put the modules into an image"):
+        objects(modules={"desk.py": "#" * 1024 * 1024})

@@ -71,6 +71,9 @@ startupProbe: {{- include "aixgo.probe" .workload | nindent 2 }}
   periodSeconds: 2
   failureThreshold: 60
 readinessProbe: {{- include "aixgo.probe" .workload | nindent 2 }}
+  {{- if $serves }}
+    service: {{ .workload.agent | quote }}
+  {{- end }}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2
