@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/aixgo/v1/*.proto)
 OURS := sdk controlplane services tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check format proto bench clean
+.PHONY: help run test unit check format proto render bench clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,11 +50,16 @@ check: $(VENV)/.dev $(PROTO_VENV)/.done ## lint, types, import rules, wire contr
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
+	@tag=$$(git describe --tags --match 'v*' --abbrev=0 2>/dev/null) \
+	  || { echo "no release yet whose wire contract could be broken"; exit 0; }; \
+	  released=$$(mktemp -d) && git archive $$tag proto | tar -x -C $$released \
+	  && $(BIN)/buf breaking proto --against $$released/proto && rm -r $$released \
+	  && echo "the wire contract is compatible with $$tag"
 	@tree=$$(mktemp -d) && mkdir -p $$tree/aixgo/v1 && $(MAKE) --no-print-directory _generate OUT=$$tree \
 	  && diff -r -x __init__.py -x __pycache__ $$tree/aixgo/v1 sdk/aixgo/v1 \
 	  && rm -r $$tree && echo "generated code is fresh" \
 	  || { echo "sdk/aixgo/v1 differs from proto/: run make proto"; exit 1; }
-	$(BIN)/pytest tests/docs
+	$(BIN)/pytest tests/docs tests/deploy/test_rendered.py
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff check --fix $(OURS)
@@ -73,6 +78,9 @@ proto: $(PROTO_VENV)/.done ## generate sdk/aixgo/v1 from proto/
 _generate:
 	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto --python_out=$(OUT) \
 	  --mypy_out=quiet:$(OUT) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet,only_async:$(OUT) $(PROTOS)
+
+render: $(VENV)/.dev ## write what is rendered under deploy/
+	@$(BIN)/python tests/tools/render_deploy.py
 
 bench: $(VENV)/.dev ## what aixgo costs above what it stands on
 	@$(BIN)/python tests/bench/bench.py

@@ -20,6 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.containers)
+            item.add_marker(pytest.mark.timeout(1800))  # an image may have to be built first
 
 
 @pytest.fixture(scope="session", autouse=True)

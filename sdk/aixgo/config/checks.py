@@ -151,8 +151,6 @@ class _Checks:
             place = ("deployment", "agents", name)
             if placement.port and placement.port + placement.replicas - 1 > 65535:
                 self._note((*place, "port"), "the replicas' ports would go over 65535; choose a lower port")
-            if placement.image is not None:
-                self._note((*place, "image"), "not yet: image (for `aixgo render`); remove the key")
         if deployment.connect and deployment.mode == "local":
             what = "deployment.connect is for other processes; add `mode: distributed`"
             self._note(("deployment", "connect"), what)

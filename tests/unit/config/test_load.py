@@ -178,7 +178,6 @@ def test_an_unusable_name_is_refused(name: str):
         (HEAD + "observability: {otlp: 'http://x:4317'}\n", "observability.otlp"),
         (HEAD + "observability: {langfuse: true}\n", "observability.langfuse"),
         (HEAD + "observability: {capture_content: true}\n", "observability.capture_content"),
-        (HEAD + "deployment: {agents: {a: {image: i}}}\n", "image"),
     ],
 )  # fmt: skip
 def test_what_is_not_built_yet_is_refused_and_never_ignored(text: str, what: str):
