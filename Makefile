@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/aixgo/v1/*.proto)
 OURS := sdk controlplane services tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check format proto render bench clean
+.PHONY: help run test unit check format proto render containers bench clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ run: $(VENV)/.run ## a fleet of agents on this machine does a job: classifies su
 test: $(VENV)/.dev ## all tests with coverage, subprocesses included
 	@rm -f .coverage .coverage.*
 	@$(BIN)/aixgo model pull || echo "without the embedded model, its tests are skipped"
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -m "not containers"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -78,6 +78,10 @@ proto: $(PROTO_VENV)/.done ## generate sdk/aixgo/v1 from proto/
 _generate:
 	@PATH="$(CURDIR)/$(PROTO_VENV)/bin:$$PATH" $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto --python_out=$(OUT) \
 	  --mypy_out=quiet:$(OUT) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet,only_async:$(OUT) $(PROTOS)
+
+containers: $(VENV)/.dev ## build the image, and test it and the Compose fleet (needs Docker)
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/pytest tests/containers
 
 render: $(VENV)/.dev ## write what is rendered under deploy/
 	@$(BIN)/python tests/tools/render_deploy.py

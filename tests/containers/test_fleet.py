@@ -138,7 +138,6 @@ async def test_without_the_control_plane_calls_go_on_and_it_learns_everything_an
             pass
 
 
-@pytest.mark.xfail(strict=True, reason="registered again with the same seq, an instance keeps its old address")
 async def test_a_container_that_comes_back_at_another_address_is_used_again(
     fleet: Compose, caller: DistributedRuntime
 ) -> None:

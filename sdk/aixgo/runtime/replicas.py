@@ -83,12 +83,13 @@ class Replicas:
         while True:
             await self._sleep(pause * (0.5 + self._rng.random()))
             pause = min(pause * 2, LONGEST_PROBE)
-            known = self.resolver.instance_ids()
+            known = {each.instance_id: each for each in self.resolver.all()}
             if instance.instance_id not in known:
-                self.balancer.forget(known)
+                self.balancer.forget(set(known))
                 break
-            if await self._healthy(instance.address):
-                log.info("instance %s at %s is healthy again", instance.instance_id, instance.address)
+            address = known[instance.instance_id].address  # it may have moved since it was ejected
+            if await self._healthy(address):
+                log.info("instance %s at %s is healthy again", instance.instance_id, address)
                 self.balancer.readmit(instance.instance_id)
                 self.resolver.touch()
                 break

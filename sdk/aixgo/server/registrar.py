@@ -174,7 +174,12 @@ class _Registration:
                 reason = self._explain(error)
             except TimeoutError:
                 reason = f"no answer within {RPC_TIMEOUT:.0f} s"
+            was_listed = self.listed
             self._set_listed(0)
+            if was_listed:
+                # The way to the control plane may have changed, and with it the address that the instance is seen at;
+                # registered again with the seq that is known already, it would keep the old one.
+                self._owner.outbid(self._instance.seq)
             await sleep(self._contact.lost(reason))
 
     async def end(self, seq: int) -> None:

@@ -161,6 +161,16 @@ async def fewest(discovery: Discovery) -> int:
         return least
 
 
+async def test_what_lost_its_control_plane_announces_itself_anew_since_it_may_have_moved(control_plane: ControlPlane):
+    async with discovering(control_plane.address) as discovery, registered(control_plane.address):
+        (before,) = await shown(discovery, "a")
+        await control_plane.kill()
+        await control_plane.start()
+        async with asyncio.timeout(10):
+            while (await shown(discovery, "a"))[0].seq <= before.seq:
+                await discovery.changed(discovery.directory.version)
+
+
 async def test_an_instance_that_died_with_the_control_plane_goes_after_a_lease(control_plane: ControlPlane):
     address = control_plane.address
     dead = instance_to_proto(Instance("dead", "h:1", 1, (AgentInfo("echo"),)))

@@ -355,6 +355,19 @@ async def test_an_ejected_instance_is_probed_until_it_is_healthy_and_gets_calls_
     await mesh.calls.replicas.close()
 
 
+async def test_an_ejected_instance_that_comes_back_elsewhere_is_probed_there() -> None:
+    mesh = Mesh(ScriptedTransport(x=refused(), y=OK))
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
+    await mesh.call()
+    info = (AgentInfo("a"),)
+    moved = (Instance("x", "z:1", 2, info), Instance("y", "y:1", 1, info))
+    mesh.discovery.directory.apply("cp:1", Update("e", 2, True, moved, (), 10.0))
+    while mesh.calls.replicas.balancer.load("x").ejected:  # noqa: ASYNC110  # nothing announces it
+        await asyncio.sleep(0)
+    assert set(mesh.transport.probed) == {"z"}
+    await mesh.calls.replicas.close()
+
+
 async def test_an_ejected_instance_that_is_gone_is_probed_no_more() -> None:
     mesh = Mesh(ScriptedTransport(x=refused(), y=OK))
     mesh.calls.replicas.balancer.load("y").in_flight = 1
