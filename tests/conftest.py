@@ -1,10 +1,16 @@
-"""What every test runs in: an environment without vendors' keys and without settings of aixgo."""
+"""What every test runs in: an environment without vendors' keys and settings of aixgo, and logging as it was.
+
+Commands set up logging for their process; here the process goes on.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
+from aixgo_services.logs import PACKAGES
 
 _PREFIXES = (
     "OPENAI_",
@@ -25,3 +31,13 @@ _KEPT = ("AIXGO_MODEL_DIR",)  # where the weights of the embedded model are, whi
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(_PREFIXES) and name not in _KEPT]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in PACKAGES)]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
