@@ -1,7 +1,8 @@
 """Metering: every LLM call gets a span, is held to the budget, and is written into the ledger exactly once.
 
-Owns Metered, which makes a Provider of any vendor's Client. Usage is recorded for the call (`aixgo.call.current`) that
-was running when the LLM call began, also when it fails or is cancelled, with what is then known:
+Owns Metered, which makes a Provider of any vendor's Client, and the Account that embeddings are counted by too
+(`embeddings.py`). Usage is recorded for the call (`aixgo.call.current`) that was running when the LLM call began, also
+when it fails or is cancelled, with what is then known:
 
     answered                    what the vendor reports; without a report an estimate, marked incomplete
     refused, rate limited       one call, no tokens
@@ -78,7 +79,7 @@ class Metered:
         await self._client.close()
 
     def _meter(self, request: CompletionRequest) -> _Meter:
-        return _Meter.begin(request, self._prices.find(self.vendor, request.model), current())
+        return _Meter.begin(request, Account(self._prices.find(self.vendor, request.model)))
 
     def _attributes(self, request: CompletionRequest) -> Mapping[str, Any]:
         state = current()
@@ -106,58 +107,29 @@ def estimate_prompt(request: CompletionRequest) -> int:
 
 
 @dataclass(slots=True)
-class _Meter:
-    """The accounting of one LLM call, from its reservation to its one entry in the ledger."""
+class Account:
+    """The accounting of one call of a vendor, from its reservation to its one entry in the ledger.
 
-    request: CompletionRequest
+    It belongs to the call (`aixgo.call.current`) that ran when it was opened. `price` None is an unknown one.
+    """
+
     price: Price | None
-    state: CallState | None
-    reserved: Budget | None
-    received: list[str] = field(default_factory=list[str])
+    state: CallState | None = field(default_factory=current)
+    reserved: Budget | None = None
     settled: bool = False
 
-    @classmethod
-    def begin(cls, request: CompletionRequest, price: Price | None, state: CallState | None) -> _Meter:
-        budget = state.budget if state else None
-        if budget is None:
-            return cls(request, price, state, None)
-        prompt = estimate_prompt(request)
-        request = replace(request, max_tokens=_affordable(request.max_tokens, prompt, budget, price))
-        most = Usage(prompt_tokens=prompt, completion_tokens=request.max_tokens)
-        return cls(request, price, state, budget.reserve(most.total_tokens, price.of(most) if price else None))
+    @property
+    def budget(self) -> Budget | None:
+        """What the call may still spend; None when nothing bounds it."""
+        return self.state.budget if self.state else None
 
-    def take(self, chunk: Chunk, live: Span) -> Chunk:
-        self.received.append(chunk.text)
-        return chunk if chunk.completion is None else replace(chunk, completion=self.settle(chunk.completion, live))
+    def reserve(self, most: Usage) -> None:
+        """Take what the call may need out of the budget; raises BudgetExceeded."""
+        if self.budget is not None:
+            self.reserved = self.budget.reserve(most.total_tokens, self.price.of(most) if self.price else None)
 
-    def check_settled(self, vendor: str) -> None:
-        if not self.settled:
-            raise InternalError(f"the client of {vendor!r} ended a stream without its completion")
-
-    def settle(self, completion: Completion, live: Span) -> Completion:
-        usage = completion.usage
-        if usage == NO_USAGE:
-            usage = self._estimated(completion.text)
-        usage = self._record(usage, live)
-        live.set("gen_ai.response.model", completion.model)
-        live.set("gen_ai.response.finish_reasons", [completion.stop_reason])
-        return replace(completion, usage=usage)
-
-    def fail(self, error: BaseException, live: Span) -> None:
-        if self.settled:
-            return
-        usage = error.usage if isinstance(error, ProviderError) else NO_USAGE
-        stopped = isinstance(error, (asyncio.CancelledError, GeneratorExit, ProviderTimeout))
-        if usage == NO_USAGE and (stopped or self.received):
-            usage = self._estimated("".join(self.received))
-        self._record(usage, live)
-
-    def _estimated(self, text: str) -> Usage:
-        return Usage(
-            prompt_tokens=estimate_prompt(self.request), completion_tokens=estimate_tokens(text), incomplete=True
-        )
-
-    def _record(self, usage: Usage, live: Span) -> Usage:
+    def record(self, usage: Usage, live: Span) -> Usage:
+        """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation."""
         cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
         usage = replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))
         self.settled = True
@@ -167,6 +139,60 @@ class _Meter:
                 self.state.budget.repay(self.reserved, usage)
         _describe(usage, live)
         return usage
+
+
+@dataclass(slots=True)
+class _Meter:
+    """One LLM call: what was asked and received of it, and its account."""
+
+    request: CompletionRequest
+    account: Account
+    received: list[str] = field(default_factory=list[str])
+
+    @classmethod
+    def begin(cls, request: CompletionRequest, account: Account) -> _Meter:
+        budget = account.budget
+        if budget is None:
+            return cls(request, account)
+        prompt = estimate_prompt(request)
+        request = replace(request, max_tokens=_affordable(request.max_tokens, prompt, budget, account.price))
+        account.reserve(Usage(prompt_tokens=prompt, completion_tokens=request.max_tokens))
+        return cls(request, account)
+
+    def take(self, chunk: Chunk, live: Span) -> Chunk:
+        self.received.append(chunk.text)
+        return chunk if chunk.completion is None else replace(chunk, completion=self.settle(chunk.completion, live))
+
+    def check_settled(self, vendor: str) -> None:
+        if not self.account.settled:
+            raise InternalError(f"the client of {vendor!r} ended a stream without its completion")
+
+    def settle(self, completion: Completion, live: Span) -> Completion:
+        usage = completion.usage
+        if usage == NO_USAGE:
+            usage = self._estimated(completion.text)
+        usage = self.account.record(usage, live)
+        live.set("gen_ai.response.model", completion.model)
+        live.set("gen_ai.response.finish_reasons", [completion.stop_reason])
+        return replace(completion, usage=usage)
+
+    def fail(self, error: BaseException, live: Span) -> None:
+        if self.account.settled:
+            return
+        usage = error.usage if isinstance(error, ProviderError) else NO_USAGE
+        if usage == NO_USAGE and (broken_off(error) or self.received):
+            usage = self._estimated("".join(self.received))
+        self.account.record(usage, live)
+
+    def _estimated(self, text: str) -> Usage:
+        return Usage(
+            prompt_tokens=estimate_prompt(self.request), completion_tokens=estimate_tokens(text), incomplete=True
+        )
+
+
+def broken_off(error: BaseException) -> bool:
+    """Whether a call ended while the vendor was at work on it, which may then charge for it."""
+    return isinstance(error, (asyncio.CancelledError, GeneratorExit, ProviderTimeout))
 
 
 def _affordable(wanted: int, prompt: int, budget: Budget, price: Price | None) -> int:

@@ -1,4 +1,4 @@
-"""From a model's name to the provider that answers: `vendor/model`, metered, one client for each vendor.
+"""From a model's name to the provider or the embedder that answers: `vendor/model`, metered, one client a vendor.
 
 Owns the table of vendors and their settings. The environment is read in one place, `ModelSettings.from_environment`.
 Above: the agents.
@@ -17,7 +17,9 @@ from aixgo.errors import ConfigError
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import Client, Provider
 from aixgo.llm.embedded import EmbeddedClient, check_embedded
+from aixgo.llm.embeddings import Embedder, EmbeddingClient, MeteredEmbedder, WordsClient
 from aixgo.llm.metering import Metered
+from aixgo.llm.minilm import MiniLMClient
 from aixgo.llm.openai import Endpoint, OpenAIClient
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.scripted import ScriptedClient, ScriptedModel
@@ -98,15 +100,14 @@ class Models:
         self._scripted = ScriptedClient(scripted)
         self._prices = Prices(prices)
         self._providers: dict[str, Metered] = {}
+        self._embedding: dict[str, EmbeddingClient] = {}
 
     def provider(self, name: str) -> tuple[Provider, str]:
         """The metered provider of `vendor/model`, and the vendor's own name of the model.
 
         Raises ConfigError for a name that cannot be used. Nothing is loaded or connected before the first request.
         """
-        vendor, slash, model = name.partition("/")
-        if not slash or not model:
-            raise ConfigError(f"model {name!r} is not of the form vendor/model, for example local/smollm2-135m")
+        vendor, model = _parts(name, "local/smollm2-135m")
         if vendor not in self._providers:
             self._providers[vendor] = Metered(self._client(vendor), self._prices)
         if vendor == "test":
@@ -121,17 +122,41 @@ class Models:
             raise ConfigError("no model is named; set `model`, for example to local/smollm2-135m")
         return Chat([self.provider(name) for name in names])
 
+    def embedder(self, name: str) -> Embedder:
+        """The metered embedder of `vendor/model`: `local/minilm`, `openai/text-embedding-3-small`, `test/words`.
+
+        Raises ConfigError for a name that cannot be used. Nothing is loaded or connected before the first request.
+        """
+        vendor, model = _parts(name, "local/minilm")
+        if vendor not in self._embedding:
+            self._embedding[vendor] = self._embedding_client(vendor)
+        client = self._embedding[vendor]
+        if client.models and model not in client.models:
+            raise ConfigError(f"there is no embedding model {name!r}; {nearest(model, client.models)}")
+        return MeteredEmbedder(client, model, self._prices.find(vendor, model))
+
     async def close(self) -> None:
-        """Close every provider that was made."""
-        while self._providers:
-            _, provider = self._providers.popitem()
-            await provider.close()
+        """Close every provider and embedder that was made."""
+        for clients in (self._providers, self._embedding):
+            while clients:
+                _, client = clients.popitem()
+                await client.close()
 
     def _client(self, vendor: str) -> Client:
         if vendor == "test":
             return self._scripted
         if vendor == "local":
             return EmbeddedClient(self._settings.local_url, self._settings.model_dir)
+        return self._openai_format(vendor)
+
+    def _embedding_client(self, vendor: str) -> EmbeddingClient:
+        if vendor == "test":
+            return WordsClient()
+        if vendor == "local":
+            return MiniLMClient()
+        return self._openai_format(vendor)
+
+    def _openai_format(self, vendor: str) -> OpenAIClient:
         if vendor in LATER:
             raise ConfigError(f"models of {LATER[vendor]} ({vendor}/...) are not supported yet; use one of {VENDORS}")
         if vendor not in _OPENAI_FORMAT:
@@ -145,6 +170,13 @@ class Models:
         key_env = "" if name == "openai" and url else vendor.key_env
         limit_name = "max_tokens" if url else vendor.limit_name
         return Endpoint(name, url or vendor.base_url, key, key_env, vendor.native_schema, limit_name)
+
+
+def _parts(name: str, example: str) -> tuple[str, str]:
+    vendor, slash, model = name.partition("/")
+    if not slash or not model:
+        raise ConfigError(f"model {name!r} is not of the form vendor/model, for example {example}")
+    return vendor, model
 
 
 def _base_url(url: str) -> str:

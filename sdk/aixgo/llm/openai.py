@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its chat format: the official SDK behind the contract.
+"""OpenAI, and every server that speaks its chat and embeddings formats: the official SDK behind the contracts.
 
 Owns the connection, the deadline, cancellation and the mapping of errors; `openai_wire.py` maps the data. The SDK takes
 a second to import, so it is loaded in a thread when the first request is made. Above: `models.py`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -27,10 +27,12 @@ from aixgo.errors import (
     RateLimited,
 )
 from aixgo.llm.contract import Chunk, Completion, CompletionRequest
-from aixgo.llm.openai_wire import StreamedAnswer, completion, parameters
+from aixgo.llm.embeddings import Embedded
+from aixgo.llm.openai_wire import StreamedAnswer, completion, embedded, parameters
 
 if TYPE_CHECKING:
     import openai
+    from openai.types import CreateEmbeddingResponse
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 _CUT = 500
@@ -64,6 +66,7 @@ class OpenAIClient:
 
     def __init__(self, endpoint: Endpoint, *, max_retries: int = 2) -> None:
         self.vendor = endpoint.vendor
+        self.models: Sequence[str] = ()
         self._endpoint = endpoint
         self._max_retries = max_retries
         self._sdk: openai.AsyncOpenAI | None = None
@@ -103,6 +106,15 @@ class OpenAIClient:
             raise ProviderUnavailable(f"{self._where(request.model)} ended its stream before the answer was complete")
         yield Chunk(completion=answer.completion())
 
+    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+        """The vectors of `texts`, in one request. Raises what `complete` does."""
+        sdk = await self._open()
+        create = cast("Any", sdk.embeddings.create)
+        with self._errors(model):
+            # The SDK asks for base64 when nothing is said, which compatible servers often do not know.
+            answer = await create(model=model, input=list(texts), encoding_format="float", timeout=_time_left())
+        return embedded(cast("CreateEmbeddingResponse", answer))
+
     async def close(self) -> None:
         """Close the connections."""
         if self._sdk is not None:
@@ -111,8 +123,7 @@ class OpenAIClient:
 
     def _parameters(self, request: CompletionRequest, *, native: bool) -> dict[str, Any]:
         made = parameters(request, native_schema=native, limit_name=self._endpoint.limit_name)
-        left = remaining()
-        return made | {"timeout": DEFAULT_TIMEOUT if left is None else max(left, 0.001)}
+        return made | {"timeout": _time_left()}
 
     async def _open(self) -> openai.AsyncOpenAI:
         async with self._opening:
@@ -172,6 +183,12 @@ class OpenAIClient:
 
     def _where(self, model: str) -> str:
         return f"{self.vendor}/{model} at {self._endpoint.base_url}"
+
+
+def _time_left() -> float:
+    """Seconds that a request may take."""
+    left = remaining()
+    return DEFAULT_TIMEOUT if left is None else max(left, 0.001)
 
 
 async def _create(sdk: openai.AsyncOpenAI, wanted: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The OpenAI chat format, both ways: requests of the contract as parameters, answers as completions.
+"""The OpenAI formats, both ways: requests of the contracts as parameters, answers as completions and embeddings.
 
 Pure mapping, no I/O, and nothing of the `openai` package is needed at run time. Above it: `openai.py`.
 """
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aixgo.errors import InvalidCompletion, InvalidMessage
 from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
+from aixgo.llm.embeddings import Embedded
 from aixgo.llm.structured import instruction
 from aixgo.message import from_json, to_json
 from aixgo.usage import NO_USAGE, Usage
 
 if TYPE_CHECKING:
-    from openai.types import CompletionUsage
+    from openai.types import CompletionUsage, CreateEmbeddingResponse
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
     from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
 
@@ -62,6 +63,14 @@ def completion(answer: ChatCompletion) -> Completion:
         tuple(_tool_use(spent, call.id, call.function.name, call.function.arguments) for call in calls),
         _tokens(choice.logprobs),
     )
+
+
+def embedded(answer: CreateEmbeddingResponse) -> Embedded:
+    """The vectors of an answer, in the order of the texts; servers that count no tokens leave the usage out."""
+    vectors = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
+    reported = cast("Any", answer.usage)
+    spent = NO_USAGE if reported is None else Usage(prompt_tokens=reported.prompt_tokens)
+    return Embedded(vectors, answer.model, spent)
 
 
 def usage(reported: CompletionUsage | None) -> Usage:
