@@ -1,0 +1,88 @@
+"""Sessions in the memory of one process: the default, bounded, gone with the process.
+
+Implements `contract.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aixgo.sessions.contract import SessionKey, SessionLimits, Turn, from_first_user, key_of, storable
+from aixgo.sessions.queues import Queues
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    turns: tuple[Turn, ...]
+    used_at: float
+
+
+class InMemorySessions:
+    """A session store in memory. `clock` is in seconds, and only its differences count."""
+
+    def __init__(self, limits: SessionLimits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits or SessionLimits()
+        self._clock = clock
+        self._queues = Queues()
+        self._histories: OrderedDict[SessionKey, _History] = OrderedDict()
+        """In the order of their last use, so that those to forget come first."""
+
+    def __len__(self) -> int:
+        return len(self._histories)
+
+    @asynccontextmanager
+    async def hold(self, session_id: str, agent: str) -> AsyncGenerator[_Held]:
+        """See SessionStore."""
+        key = key_of(session_id, agent)
+        async with self._queues.turn(key):
+            self._expire()
+            history = self._histories.get(key)
+            yield _Held(self, key, () if history is None else history.turns)
+
+    async def clear(self, session_id: str) -> int:
+        """See SessionStore."""
+        keys = [key for key in self._histories if key.session_id == session_id]
+        return sum(len(self._histories.pop(key).turns) for key in keys)
+
+    async def close(self) -> None:
+        """Forget everything."""
+        self._histories.clear()
+
+    def add(self, key: SessionKey, turns: Sequence[Turn]) -> None:
+        """Remember turns of a session that is held."""
+        new = storable(turns, self._limits)
+        again = {turn.message_id for turn in new if turn.message_id}
+        before = self._histories[key].turns if key in self._histories else ()
+        kept = [turn for turn in before if turn.message_id not in again]
+        newest = (kept + new)[-self._limits.max_turns :]
+        self._histories[key] = _History(from_first_user(newest), self._clock())
+        self._histories.move_to_end(key)
+        self._evict()
+
+    def _expire(self) -> None:
+        if self._limits.ttl is None:
+            return
+        oldest = self._clock() - self._limits.ttl
+        while self._histories and next(iter(self._histories.values())).used_at <= oldest:
+            self._histories.popitem(last=False)
+
+    def _evict(self) -> None:
+        while len(self._histories) > self._limits.max_sessions:
+            # A held session stays: it is in use, and only as many are held as calls are running.
+            idle = next((key for key in self._histories if key not in self._queues), None)
+            if idle is None:
+                return
+            del self._histories[idle]
+
+
+class _Held:
+    def __init__(self, store: InMemorySessions, key: SessionKey, turns: tuple[Turn, ...]) -> None:
+        self._store, self._key = store, key
+        self.turns = turns
+
+    async def add(self, turns: Sequence[Turn]) -> None:
+        self._store.add(self._key, turns)
