@@ -32,7 +32,13 @@ over the wire, so that a remote caller catches the same class as a local one.
     |-- InvalidReply                    INTERNAL             the agent returned something that is no Message
     |-- OrchestrationFailed             ABORTED              a pattern came to no result
     |   |-- AllMembersFailed                                 not one member succeeded
-    |   `-- NoRoute                                          no route and no fallback for the category
+    |   |-- TooFewSucceeded                                  fewer members succeeded than were required
+    |   |-- NoRoute                                          no route and no fallback for the category
+    |   |-- NoAgreement                                      a vote or debate ended without a winner
+    |   |-- HandoffRefused                                   an agent handed over to one that it may not
+    |   |-- HandoffLoop                                      two agents hand over to each other without end
+    |   `-- PlanFailed                                       a plan's step failed, and so did new plans
+    |-- ToolError                       UNKNOWN              a tool or its server did not deliver
     `-- ProviderError                   UNKNOWN              an LLM vendor did not deliver
         |-- ProviderRejected            INVALID_ARGUMENT     the vendor refuses the request as it is
         |-- ProviderDenied              PERMISSION_DENIED    key missing, wrong, or without the right
@@ -245,8 +251,32 @@ class AllMembersFailed(OrchestrationFailed):
     """Not one member succeeded; `fields["errors"]` has class and message of each, by member."""
 
 
+class TooFewSucceeded(OrchestrationFailed):
+    """Fewer members succeeded than were required; `fields` have `succeeded`, `required` and `errors` by member."""
+
+
 class NoRoute(OrchestrationFailed):
     """There is neither a route for the category nor a fallback."""
+
+
+class NoAgreement(OrchestrationFailed):
+    """A vote ended in a tie or without the agreement that was asked for; `fields["votes"]` has the weight by answer."""
+
+
+class HandoffRefused(OrchestrationFailed):
+    """An agent handed over to one that it may not hand over to, or that is not there; `fields` have both names."""
+
+
+class HandoffLoop(OrchestrationFailed):
+    """Two agents hand over to each other again and again; `fields["handoffs"]` has the last names."""
+
+
+class PlanFailed(OrchestrationFailed):
+    """A step of a plan failed and new plans did too; `fields` have the `step`, the `errors` and what is `done`."""
+
+
+class ToolError(AixgoError):
+    """A tool, or the server that has it, did not deliver."""
 
 
 class ProviderError(AixgoError):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from aixgo.config.schema import Config
     from aixgo.config.settings import Settings
-    from aixgo.llm.models import Models
     from aixgo.message import Message, Payload
+    from aixgo.resources import Resources
     from aixgo.runtime.base import BaseRuntime
 
 T = TypeVar("T")
@@ -64,24 +64,28 @@ async def opened(
     from aixgo.config.settings import Settings, read_environment  # see above
 
     given = read_environment() if variables is None else variables
-    models = make_models(config, given)
+    resources = make_resources(config, given)
     try:
         runtime = make_runtime(config, Settings.read(given))
-        for agent in build_agents(config, models, only):
+        for agent in build_agents(config, resources, only):
             runtime.register(agent)
         async with runtime:
             yield runtime
     finally:
-        await models.close()
+        await resources.close()
 
 
-def make_models(config: Config, variables: Mapping[str, str]) -> Models:
-    """The models of one process: keys and addresses from `variables`, prices from the configuration."""
+def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
+    """What the agents of one process share: models with keys and addresses from `variables` and prices from the
+    configuration. Relative paths in the names of models begin at the configuration's folder.
+    """
     from aixgo.llm.models import Models, ModelSettings  # only where models are used
     from aixgo.llm.pricing import Price  # see above
+    from aixgo.resources import Resources  # see above
 
     prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
-    return Models(ModelSettings.from_environment(variables), prices=prices)
+    models = Models(ModelSettings.from_environment(variables), prices=prices, folder=config.folder)
+    return Resources(models)
 
 
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aixgo.config.build import build_agents
-from aixgo.launch import make_models
+from aixgo.launch import make_resources
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.server.server import AgentServer
 
@@ -43,10 +43,10 @@ async def serve_agents(
     Members that live elsewhere are called there, whatever the deployment's mode. `ready` is called once the server
     listens. Raises ConfigError; WrongState when the port is taken.
     """
-    models = make_models(config, variables)
+    resources = make_resources(config, variables)
     try:
         runtime = DistributedRuntime(control_plane=place.control_plane, connect=config.deployment.connect)
-        for agent in build_agents(config, models, names):
+        for agent in build_agents(config, resources, names):
             runtime.register(agent)
         async with runtime:
             server = AgentServer(
@@ -56,4 +56,4 @@ async def serve_agents(
                 ready(server)
                 await stop.wait()
     finally:
-        await models.close()
+        await resources.close()

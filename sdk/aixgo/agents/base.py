@@ -47,7 +47,7 @@ class ReadyAgent(Agent):
         self._models = models or Models()
         self._owns_models = models is None
         if not self.uses_tools and (spec.tools or spec.mcp_servers):
-            raise ConfigError(f"agents.{spec.name}.tools: role {self.role!r} uses no tools; role react will, not yet")
+            raise ConfigError(f"agents.{spec.name}.tools: role {self.role!r} uses no tools; role react does")
 
     @property
     def reactive(self) -> bool:

@@ -16,20 +16,20 @@ from aixgo.names import nearest
 ROLES: Mapping[str, str] = MappingProxyType(
     {
         "llm": "aixgo.agents.llm:LLMAgent",
+        "react": "aixgo.agents.react:ReActAgent",
         "classifier": "aixgo.agents.classifier:ClassifierAgent",
         "aggregator": "aixgo.agents.aggregator:AggregatorAgent",
+        "planner": "aixgo.agents.planner:PlannerAgent",
+        "retriever": "aixgo.agents.retriever:RetrieverAgent",
+        "producer": "aixgo.agents.producer:ProducerAgent",
+        "logger": "aixgo.agents.logger:LoggerAgent",
     }
 )
-"""Ready agents: role -> module:Class. Their constructors take `(spec, *, models=None)`."""
-
-LATER = frozenset({"react", "planner", "producer", "logger"})
-"""Roles that the design names and that are not built yet."""
+"""Ready agents: role -> module:Class. Their constructors take a spec, and what else they name (`models`, ...)."""
 
 
 def find_role(role: str) -> str:
-    """The import path of a ready agent; raises ConfigError for a role that there is not, or not yet."""
-    if role in LATER:
-        raise ConfigError(f"role {role!r} is not supported yet; use one of {', '.join(ROLES)}, or my_pkg.agents:Class")
+    """The import path of a ready agent; raises ConfigError for a role that there is not."""
     if role not in ROLES:
         raise ConfigError(f"there is no role {role!r}; {nearest(role, ROLES)}; or name a class: my_pkg.agents:Class")
     return ROLES[role]

@@ -5,7 +5,6 @@ Owns LLMAgent and its configuration. Below: `aixgo.llm`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
@@ -13,9 +12,11 @@ from typing import Any, cast
 from pydantic import BaseModel, Field
 
 from aixgo.agents.base import ReadyAgent, RoleConfig, completion_metadata, read_config, reply_to
+from aixgo.agents.turns import handed_over, handoff_offer, history, schema_of, structured
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
 from aixgo.events import Delta, Event, Result
+from aixgo.imports import find_object
 from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, Completion, CompletionRequest
 from aixgo.llm.models import Models
 from aixgo.message import Message
@@ -42,7 +43,9 @@ class LLMAgent(ReadyAgent):
     """Answers a message with a model's completion; `prompt` is the system message. It streams Deltas.
 
     The reply's payload is the text, or with `response: my_pkg.models:Ticket` a JSON object that validates as that
-    pydantic model. Metadata: `model`, `stop_reason`. Raises ProviderError, BudgetExceeded; the constructor ConfigError.
+    pydantic model. A request may bring the JSON schema to answer by, the conversation before it, and agents to hand
+    over to (`turns.py` says in which metadata). Metadata: `model`, `stop_reason`; `handoff_to` and `handoff_reason`
+    when the model hands over. Raises ProviderError, BudgetExceeded, InvalidInput; the constructor ConfigError.
     """
 
     role = "llm"
@@ -57,17 +60,21 @@ class LLMAgent(ReadyAgent):
     async def execute(self, message: Message) -> Message:
         """The model's answer to `message`."""
         request = self._request(message)
-        if self._schema is None:
+        if request.schema is not None:
+            completion = await self._chat.complete(request)
+            return reply_to(message, structured(completion), completion_metadata(completion))
+        if self._schema is None or request.tools:
             return _reply(message, await self._chat.complete(request))
         answer, completion = await self._chat.complete_structured(request, self._schema)
         return reply_to(message, answer.model_dump(mode="json"), completion_metadata(completion))
 
     async def stream(self, message: Message) -> AsyncIterator[Event]:
-        """The answer in Deltas, then the Result. An answer as a pydantic model comes whole, once it is valid."""
-        if self._schema is not None:
+        """The answer in Deltas, then the Result. An answer by a schema comes whole, once it is valid."""
+        request = self._request(message)
+        if request.schema is not None or (self._schema is not None and not request.tools):
             yield Result(await self.execute(message))
             return
-        async with aclosing(cast("Any", self._chat.stream(self._request(message)))) as chunks:
+        async with aclosing(cast("Any", self._chat.stream(request))) as chunks:
             async for chunk in chunks:
                 if chunk.text:
                     yield Delta(chunk.text)
@@ -78,27 +85,24 @@ class LLMAgent(ReadyAgent):
         turns = [ChatMessage("system", self.spec.prompt)] if self.spec.prompt else []
         for example in self.config.examples:
             turns += [ChatMessage("user", example.input), ChatMessage("assistant", example.output)]
+        offer = handoff_offer(message)
         return CompletionRequest(
-            (*turns, ChatMessage("user", message.text)),
+            (*turns, *history(self.name, message), ChatMessage("user", message.text)),
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,
             stop=self.config.stop,
+            tools=() if offer is None else (offer,),
+            schema=None if offer else schema_of(message),
         )
 
 
 def _reply(message: Message, completion: Completion) -> Message:
-    return reply_to(message, completion.text, completion_metadata(completion))
+    return reply_to(message, completion.text, {**completion_metadata(completion), **handed_over(completion)})
 
 
 def _find_model(agent: str, path: str) -> type[BaseModel]:
     where = f"agents.{agent}.config.response"
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise ConfigError(f"{where}: {path!r} is neither text nor an importable pydantic model (my_pkg.models:Ticket)")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}: {path} cannot be imported: {error}") from error
+    found = find_object(path, where, "a pydantic model; or write `text`")
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise ConfigError(f"{where}: {path} is no pydantic model")
     return found

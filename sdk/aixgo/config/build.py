@@ -27,30 +27,34 @@ if TYPE_CHECKING:
     from aixgo.config.document import Location
     from aixgo.config.schema import Config
     from aixgo.config.spec import AgentSpec
-    from aixgo.llm.models import Models
+    from aixgo.resources import Resources
 
 _UNUSED_BY_FUNCTIONS = ("model", "prompt", "inputs", "outputs", "config")
 
 
-def build_agents(config: Config, models: Models | None = None, only: Collection[str] | None = None) -> list[Agent]:
+def build_agents(
+    config: Config, resources: Resources | None = None, only: Collection[str] | None = None
+) -> list[Agent]:
     """The agents and orchestrators of a configuration, or of it `only` those with these names.
 
-    The working directory and the file's own folder become importable for roles like `my_pkg.agents:Analyst`. `models`
-    is the process's; without it each agent makes its own. Raises ConfigError, with file, line and reason.
+    The working directory and the file's own folder become importable for roles like `my_pkg.agents:Analyst`.
+    `resources` are the process's; without them each agent makes its own. Raises ConfigError, with file, line and
+    reason.
     """
+    _make_importable(config)
     wanted = set(config.names if only is None else only)
     for name in sorted(wanted - set(config.names)):
         raise ConfigError(
             f"{config.where()}: no agent or orchestration is named {name!r}; {nearest(name, config.names)}"
         )
     agents: list[Agent] = [
-        _made(config, i, spec, models) for i, spec in enumerate(config.agents) if spec.name in wanted
+        _made(config, i, spec, resources) for i, spec in enumerate(config.agents) if spec.name in wanted
     ]
     agents += [_orchestrator(config, config.location(p.name), p, p.name) for p in config.patterns if p.name in wanted]
     return agents
 
 
-def _made(config: Config, index: int, spec: AgentSpec, models: Models | None) -> Agent:
+def _made(config: Config, index: int, spec: AgentSpec, resources: Resources | None) -> Agent:
     location = ("agents", index)
     role = _role(config, (*location, "role"), spec)
     if isinstance(role, FunctionAgent):
@@ -59,7 +63,7 @@ def _made(config: Config, index: int, spec: AgentSpec, models: Models | None) ->
                 where = config.where(*location, key)
                 raise ConfigError(f"{where}: {spec.role} is a function and takes no {key!r}; remove it, or use a class")
         return role.renamed(spec.name)
-    agent = _constructed(config, location, spec, role, models)
+    agent = _constructed(config, location, spec, role, resources)
     if not isinstance(agent, Agent):
         where = config.where(*location, "role")
         raise ConfigError(f"{where}: {spec.role} makes a {type(agent).__name__}, no Agent; subclass aixgo.Agent")
@@ -70,24 +74,16 @@ def _made(config: Config, index: int, spec: AgentSpec, models: Models | None) ->
     return agent
 
 
-def _constructed(config: Config, location: Location, spec: AgentSpec, role: Any, models: Models | None) -> Any:
+def _constructed(config: Config, location: Location, spec: AgentSpec, role: Any, resources: Resources | None) -> Any:
     where = config.where(*location)
-    takes_models = "models" in _parameters(role)
     try:
-        return role(spec, models=models) if takes_models else role(spec)
+        return role(spec, **({} if resources is None else resources.wanted_by(role)))
     except AixgoError as error:
         raise ConfigError(f"{_nearer(config, location, error, where)}: {error.message}") from error
     except Exception as error:
         raise ConfigError(
             f"{where}: {spec.role} cannot be made: {type(error).__name__}: {error}; its constructor takes one AgentSpec"
         ) from error
-
-
-def _parameters(role: Any) -> Collection[str]:
-    try:
-        return inspect.signature(role).parameters
-    except (TypeError, ValueError):
-        return ()
 
 
 def _nearer(config: Config, location: Location, error: AixgoError, where: str) -> str:
@@ -110,7 +106,7 @@ def _role(config: Config, location: Location, spec: AgentSpec) -> Any:
             raise ConfigError(f"{where}: {error.message}") from error
     module, _, name = path.partition(":")
     try:
-        found = getattr(_imported(module, config), name)
+        found = getattr(importlib.import_module(module), name)
     except AttributeError as error:
         raise ConfigError(f"{where}: role {path!r} cannot be imported: {error}") from error
     except Exception as error:
@@ -124,12 +120,11 @@ def _role(config: Config, location: Location, spec: AgentSpec) -> Any:
     return found
 
 
-def _imported(module: str, config: Config) -> Any:
+def _make_importable(config: Config) -> None:
     folders = [Path.cwd(), *(() if config.folder is None else (config.folder.resolve(),))]
     for folder in reversed(folders):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-    return importlib.import_module(module)
 
 
 def _orchestrator(config: Config, location: Location, spec: PatternSpec, name: str) -> Orchestrator:

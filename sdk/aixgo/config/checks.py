@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pydantic import ValidationError
 
 from aixgo.agent import check_name
-from aixgo.agents.catalog import LATER as LATER_ROLES
 from aixgo.config.faults import describe
-from aixgo.config.members import LATER_PATTERNS, PATTERNS, config_members
+from aixgo.config.members import config_members
 from aixgo.config.schema import Config, PatternSpec, dotted
 from aixgo.errors import InvalidInput
 from aixgo.names import nearest
+from aixgo.orchestration.catalog import PATTERNS
 from aixgo.runtime.dns import ANY_NAME
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from aixgo.config.document import Document, Location
     from aixgo.config.problems import Problems
-
-"""Roles that the design names and that come later."""
 
 Graph: TypeAlias = "Mapping[str, list[str]]"
 
@@ -87,9 +85,6 @@ class _Checks:
     def _check_roles(self) -> None:
         for index, agent in enumerate(self._config.agents):
             location = ("agents", index)
-            if agent.role in LATER_ROLES:
-                what = f"not yet: role {agent.role!r}; use llm, classifier, aggregator or my_pkg.agents:Class"
-                self._note((*location, "role"), what)
             for key in ("tools", "mcp_servers"):
                 if getattr(agent, key):
                     self._note((*location, key), f"not yet: {key} of an agent; remove the key")
@@ -100,9 +95,7 @@ class _Checks:
 
     def _check_pattern(self, location: Location, spec: PatternSpec) -> list[str]:
         """Check one pattern and those inside it; the names that it calls."""
-        if spec.pattern in LATER_PATTERNS:
-            self._note((*location, "pattern"), f"not yet: pattern {spec.pattern!r}; use one of {', '.join(PATTERNS)}")
-        elif spec.pattern not in PATTERNS:
+        if spec.pattern not in PATTERNS:
             self._note((*location, "pattern"), f"unknown pattern {spec.pattern!r}; {nearest(spec.pattern, PATTERNS)}")
         names: list[str] = []
         for index, member in enumerate(spec.agents):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aixgo.config.members import PATTERNS
 from aixgo.config.schema import Config
+from aixgo.orchestration.catalog import PATTERNS
 
 
 def json_schema() -> dict[str, Any]:

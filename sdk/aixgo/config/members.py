@@ -1,6 +1,6 @@
 """Which agents an orchestration calls, wherever its YAML names them.
 
-Patterns name members under `agents:`, and some under `config:` too (a router's classifier, routes and fallback, a
+Patterns name members under `agents:`, and most under `config:` too (a router's classifier, routes and fallback, a
 parallel's aggregator). Owns that knowledge for the checks of `load.py` and for `build.py`, both above.
 """
 
@@ -16,28 +16,25 @@ if TYPE_CHECKING:
 
     from aixgo.config.document import Location
 
-PATTERNS = ("parallel", "router", "sequential")
-"""Patterns that are built."""
-LATER_PATTERNS = (
-    "debate",
-    "ensemble",
-    "hierarchical",
-    "mapreduce",
-    "planning",
-    "rag",
-    "reflection",
-    "supervisor",
-    "swarm",
-)
-"""Patterns that the design names and that come later."""
-AGGREGATIONS = frozenset({"merge"})
-"""What a parallel's `aggregator` may say instead of an agent's name."""
+_RESERVED: Mapping[tuple[str, str], frozenset[str]] = {
+    ("parallel", "aggregator"): frozenset({"merge"}),
+    ("mapreduce", "reducer"): frozenset({"list", "join"}),
+}
+"""Words that may stand in place of an agent's name."""
 
 _IN_CONFIG: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "debate": (("moderator",), ("fallback",)),
+    "ensemble": (("judge",), ("fallback",)),
+    "hierarchical": (("manager",), ("managers",), ("teams", "*")),
+    "mapreduce": (("splitter",), ("mapper",), ("reducer",)),
     "parallel": (("aggregator",),),
+    "planning": (("planner",), ("synthesizer",)),
+    "rag": (("retriever",), ("generator",), ("rewriter",), ("reranker",)),
+    "reflection": (("generator",), ("critic",)),
     "router": (("classifier",), ("routes", "*"), ("fallback",)),
+    "supervisor": (("supervisor",),),
 }
-"""Where in `config:` a pattern names members; `*` stands for every key."""
+"""Where in `config:` a pattern names members; `*` stands for every key. A list there is a list of members."""
 
 Raw: TypeAlias = Any
 """A member as it stands in `config:`: a name, or a mapping that is a pattern."""
@@ -46,9 +43,9 @@ Raw: TypeAlias = Any
 def config_members(spec: PatternSpec) -> Iterator[tuple[Location, Raw]]:
     """The members under `config:`, each with its place below the pattern."""
     for keys in _IN_CONFIG.get(spec.pattern, ()):
+        reserved = _RESERVED.get((spec.pattern, keys[0]), frozenset())
         for location, value in _at(spec.config, keys, ("config",)):
-            reserved = keys == ("aggregator",) and isinstance(value, str) and value in AGGREGATIONS
-            if value is not None and not reserved:
+            if value is not None and not (isinstance(value, str) and value in reserved):
                 yield location, value
 
 
@@ -77,7 +74,10 @@ def called_names(spec: PatternSpec) -> Iterator[str]:
 
 
 def _at(value: Any, keys: tuple[str, ...], location: Location) -> Iterator[tuple[Location, Raw]]:
-    if not keys:
+    if not keys and isinstance(value, list):
+        for index, each in enumerate(cast("list[Any]", value)):
+            yield (*location, index), each
+    elif not keys:
         yield location, value
     elif isinstance(value, Mapping):
         entries = cast("Mapping[str, Any]", value)
@@ -89,4 +89,4 @@ def _at(value: Any, keys: tuple[str, ...], location: Location) -> Iterator[tuple
 def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copied(each) for key, each in cast("Mapping[str, Any]", value).items()}
-    return value
+    return [_copied(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value

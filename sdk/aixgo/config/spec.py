@@ -31,7 +31,8 @@ class AgentSpec(BaseModel):
 
     name: str = Field(description="The name that callers use.")
     role: str = Field(
-        description="A ready agent (llm, classifier, aggregator) or an importable class: my_pkg.agents:Analyst."
+        description="A ready agent (llm, react, classifier, aggregator, planner, retriever, producer, logger) or an"
+        " importable class: my_pkg.agents:Analyst."
     )
     model: tuple[str, ...] = Field(default=(), description="`vendor/model`, or a list: the later ones are fallbacks.")
     prompt: str = Field(default="", description="The system prompt.")

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from aixgo.agents.catalog import LATER as LATER_ROLES
 from aixgo.agents.catalog import ROLES
 from aixgo.config.document import MAX_BYTES, parse_document
-from aixgo.config.members import LATER_PATTERNS, PATTERNS
 from aixgo.config.schema import Config
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
@@ -132,8 +130,6 @@ class _Writer:
             settings["model"] = self._model(settings["model"], "the supervisor")
         if settings:
             new["config"] = settings
-        if "supervisor" in LATER_PATTERNS:
-            self._note(f"not yet: pattern supervisor; today there are {', '.join(PATTERNS)}.")
         self._add({"orchestration": new})
 
     def _agents(self, value: Any) -> None:
@@ -163,9 +159,7 @@ class _Writer:
         return new
 
     def _role(self, name: str, role: str) -> None:
-        if role in LATER_ROLES:
-            self._note(f"{name}: role {role} is not built yet; use {', '.join(ROLES)}, or a class of yours.", _ENTRY)
-        elif role not in ROLES and ":" not in role:
+        if role not in ROLES and ":" not in role:
             told = f"{name}: role {role} was Go code; write it as a Python class and name it my_pkg.agents:Class."
             self._note(told, _ENTRY)
 

@@ -86,7 +86,8 @@ class Models:
     """Where agents get their models. One for a process; `close` it at the end.
 
     `scripted` are the models of tests, by the name after `test/`; `prices` are the user's own, by `model` or
-    `vendor/model`. Without `settings` the environment is read.
+    `vendor/model`; `folder` is where relative paths of scripts (`test/script:PATH`) begin. Without `settings` the
+    environment is read.
     """
 
     def __init__(
@@ -95,9 +96,10 @@ class Models:
         *,
         scripted: Mapping[str, ScriptedModel] | None = None,
         prices: Mapping[str, Price] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._settings = ModelSettings.from_environment() if settings is None else settings
-        self._scripted = ScriptedClient(scripted)
+        self._scripted = ScriptedClient(scripted, folder)
         self._prices = Prices(prices)
         self._providers: dict[str, Metered] = {}
         self._embedding: dict[str, EmbeddingClient] = {}

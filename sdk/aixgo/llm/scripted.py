@@ -13,6 +13,8 @@ does:
                            streamed it only waits
     test/slow:PATH         the same, and appends the lines `started` and `cancelled` to the file PATH, so that another
                            process can see that the work has stopped
+    test/script:PATH       answers by the rules of a YAML file (`script.py`); a relative path begins at the folder of
+                           the configuration, else at the working directory
     test/fail:CLASS        raises that class of `aixgo.errors`, for example test/fail:RateLimited
 
 Usage is known exactly: a prompt costs as many tokens as it has words, a completion too, and `max_tokens` cuts it.
@@ -33,6 +35,7 @@ from typing import Any, TypeAlias, cast
 from aixgo import errors
 from aixgo.errors import AixgoError, ConfigError
 from aixgo.llm.contract import Chunk, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
+from aixgo.llm.script import Rule, find_rule, last_user, read_script, tool_use
 from aixgo.message import to_json
 from aixgo.names import nearest
 from aixgo.usage import Usage
@@ -89,12 +92,16 @@ class ScriptedModel:
 
 
 class ScriptedClient:
-    """The vendor `test`. `models` are found by name before the self-contained names of this module."""
+    """The vendor `test`. `models` are found by name before the self-contained names of this module; paths of scripts
+    begin at `folder`.
+    """
 
     vendor = "test"
 
-    def __init__(self, models: Mapping[str, ScriptedModel] | None = None) -> None:
+    def __init__(self, models: Mapping[str, ScriptedModel] | None = None, folder: Path | None = None) -> None:
         self._models = dict(models or {})
+        self._folder = folder or Path()
+        self._scripts: dict[Path, Sequence[Rule]] = {}
 
     def check(self, model: str) -> None:
         """Raise ConfigError when there is no such model."""
@@ -134,33 +141,54 @@ class ScriptedClient:
             raise reply.error
         yield Chunk(completion=completion)
 
-    def _find(self, model: str) -> ScriptedModel:
+    def _find(self, model: str) -> ScriptedModel:  # noqa: PLR0911  # a table of models, one line each
         if model in self._models:
             return self._models[model]
         name, _, argument = model.partition(":")
         match name:
             case "echo" | "slow":
-                return ScriptedModel(_last_user)
+                return ScriptedModel(last_user)
             case "upper":
-                return ScriptedModel(lambda request: _last_user(request).upper())
+                return ScriptedModel(lambda request: last_user(request).upper())
             case "fixed":
                 return ScriptedModel(lambda _: argument)
             case "choose":
                 return ScriptedModel(partial(_choose, argument))
+            case "script":
+                return self._script(self._folder / argument)
             case "fail":
                 return ScriptedModel(partial(_raise, _error_class(argument)))
             case _:
-                known = [*self._models, "echo", "upper", "fixed:TEXT", "choose:VALUE", "slow", "fail:CLASS"]
+                known = [
+                    *self._models,
+                    "echo",
+                    "upper",
+                    "fixed:TEXT",
+                    "choose:VALUE",
+                    "script:PATH",
+                    "slow",
+                    "fail:CLASS",
+                ]
                 raise ConfigError(f"there is no model test/{model}; {nearest(name, known)}")
+
+    def _script(self, path: Path) -> ScriptedModel:
+        if path not in self._scripts:
+            self._scripts[path] = read_script(path)
+        return ScriptedModel(partial(_by_rule, path, self._scripts[path]))
+
+
+def _by_rule(path: Path, rules: Sequence[Rule], request: CompletionRequest) -> Scripted:
+    rule = find_rule(rules, request, path)
+    if rule.tool is not None:
+        return Reply(tool_uses=tool_use(rule, request))
+    if rule.text is not None:
+        return rule.text.replace("{user}", last_user(request))
+    return to_json(rule.json_).decode()
 
 
 def count_words(text: str) -> int:
     """The tokens of a scripted text."""
     return len(text.split())
-
-
-def _last_user(request: CompletionRequest) -> str:
-    return next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
 
 
 def _choose(value: str, request: CompletionRequest) -> Scripted:
@@ -232,7 +260,7 @@ def _prompt_words(request: CompletionRequest) -> int:
 async def _until_cancelled(request: CompletionRequest, path: str, *, paced: bool) -> AsyncGenerator[Chunk]:
     _note(path, "started")
     try:
-        for word in _WORD.findall(_last_user(request)) if paced else ():
+        for word in _WORD.findall(last_user(request)) if paced else ():
             await asyncio.sleep(0)
             yield Chunk(cast("str", word))
         await asyncio.Event().wait()

@@ -1,8 +1,9 @@
 """What every pattern has in common: it is an agent, it has members, limits, a span, metadata and a stream of events.
 
-A pattern implements one `run(message, calls)`. Here, once for all, are its limits (agents, depth, iterations, time,
-tokens, USD), its span, the metadata of its reply, and how its members' events come up. Below it lies the Runtime
-contract; above it one file per pattern, and `catalog.py`, which makes them from YAML.
+Orchestrators hold no models and no stores: whatever needs one is an agent that they call. A pattern implements one
+`run(message, calls)`. Here, once for all, are its limits (agents, depth, iterations, time, tokens, USD), its span, the
+metadata of its reply, and how its members' events come up. Below it lies the Runtime contract; above it one file per
+pattern, and `catalog.py`, which makes them from YAML.
 """
 
 from __future__ import annotations
@@ -12,19 +13,31 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from aixgo import call as ambient
 from aixgo.agent import Agent
 from aixgo.call import Budget, CallState
-from aixgo.errors import AgentNotFound, AixgoError, InvalidInput, LimitExceeded
+from aixgo.errors import (
+    AgentNotFound,
+    AixgoError,
+    BudgetExceeded,
+    CallCancelled,
+    DeadlineExceeded,
+    DepthExceeded,
+    InvalidInput,
+    LimitExceeded,
+)
 from aixgo.events import Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcomes, Runtime
 from aixgo.runtime.entry import cancelled_from_outside, own_cancellation, past_deadline
-from aixgo.runtime.parallel import gather
+from aixgo.runtime.parallel import Enough, Job, together
 from aixgo.telemetry import spans
 from aixgo.usage import Usage
+
+if TYPE_CHECKING:  # pydantic takes 0.15 s to import
+    from aixgo.orchestration.reading import PatternConfig
 
 Member = str | Agent
 """A member: the name of an agent that is found through the runtime, or an agent that lives with its orchestrator."""
@@ -54,6 +67,13 @@ class Orchestrator(Agent):
     """
 
     pattern: ClassVar[str] = ""
+    Config: ClassVar[type[PatternConfig]]
+    """Its `config:` in YAML."""
+
+    @classmethod
+    def from_config(cls, name: str, agents: Sequence[Member], config: Any, limits: Limits) -> Self:
+        """An orchestrator from YAML: `agents` are its `agents:`, `config` is a `Config` of its. Raises ConfigError."""
+        raise NotImplementedError(f"{cls.__name__} is made from Python only; write its from_config to name it in YAML")
 
     def __init__(self, name: str, members: Sequence[Member], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.name = name
@@ -193,6 +213,7 @@ class MemberCalls:
         self._state = state
         self._sink = sink
         self._iterations = 0
+        self._cancelled: list[tuple[str, ...]] = []
         self.span = span
 
     @property
@@ -217,14 +238,47 @@ class MemberCalls:
         return await self._call(name_of(member), message)
 
     async def parallel(
-        self, members: Sequence[Member], message: Message, *, concurrency: int | None = None
+        self,
+        members: Sequence[Member],
+        message: Message,
+        *,
+        concurrency: int | None = None,
+        enough: Enough | None = None,
     ) -> Outcomes:
-        """All members at once with one message; raises for none of them."""
+        """All members at once with one message; raises for none of them. See `together` for the rest."""
+        return await self.scatter([(member, message) for member in members], concurrency=concurrency, enough=enough)
 
-        async def one(name: str) -> Message:
-            return await self._call(name, message)
+    async def scatter(
+        self,
+        work: Sequence[tuple[Member, Message]],
+        *,
+        concurrency: int | None = None,
+        enough: Enough | None = None,
+    ) -> Outcomes:
+        """Each member with its own message, at once; raises for none of them. See `together` for the rest."""
 
-        return await gather([name_of(member) for member in members], one, concurrency)
+        def job(name: str, message: Message) -> Job:
+            return name, lambda: self._call(name, message)
+
+        outcomes = await together([job(name_of(member), message) for member, message in work], concurrency, enough)
+        await self._tell_cancelled()
+        return outcomes
+
+    async def together(
+        self, jobs: Sequence[Job], *, concurrency: int | None = None, enough: Enough | None = None
+    ) -> Outcomes:
+        """Work of the pattern's own, each a label and what does it, at once; raises for no AixgoError.
+
+        At most `concurrency` run at the same time, and each has a share of the budget. Once `enough`, told the outcomes
+        so far, says so, the rest is cancelled and its outcome is CallCancelled.
+        """
+        return await together(jobs, concurrency, enough)
+
+    def fatal(self, error: AixgoError) -> bool:
+        """Whether a member's error ends the whole pattern: budget or depth are used up, or its deadline has passed."""
+        if isinstance(error, DeadlineExceeded):
+            return asyncio.get_running_loop().time() >= self._state.deadline
+        return isinstance(error, (BudgetExceeded, DepthExceeded))
 
     async def step(self, number: int, member: Member, message: Message) -> Message:
         """One member's reply inside a span `step.{number}.{member}`; an error says the step in its fields."""
@@ -250,8 +304,17 @@ class MemberCalls:
         except AixgoError as error:
             await self._sink(MemberFinished(error=error, path=path))
             raise
+        except asyncio.CancelledError:
+            self._cancelled.append(path)
+            raise
         await self._sink(MemberFinished(reply, path=path, instance_id=instance_id))
         return reply
+
+    async def _tell_cancelled(self) -> None:
+        """Finish, for whoever reads the stream, the members that were cancelled because others were enough."""
+        while self._cancelled and self._sink is not None:
+            error = CallCancelled("the outcomes of the other members were enough")
+            await self._sink(MemberFinished(error=error, path=self._cancelled.pop()))
 
     async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
         async with self._runtime.stream(name, message) as events:
@@ -260,6 +323,13 @@ class MemberCalls:
                     return event.message, events.instance_id
                 await sink(event)
         raise AssertionError("a stream ends with a Result or raises")
+
+
+def check_rounds(what: str, rounds: int, limits: Limits) -> int:
+    """`rounds` itself; raises InvalidInput, naming `what`, when it is below 1 or above limits.max_iterations."""
+    if not 1 <= rounds <= limits.max_iterations:
+        raise InvalidInput(f"{what} is {rounds}; pass 1 to {limits.max_iterations}, or raise limits.max_iterations")
+    return rounds
 
 
 def name_of(member: Member) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
 
 from aixgo.errors import InvalidReply, NoRoute
 from aixgo.message import Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
+
+
+class RouterConfig(PatternConfig):
+    """`config:` of a router."""
+
+    classifier: MemberField = Field(description="The agent that names a category.")
+    routes: dict[str, MemberField] = Field(min_length=1, description="Category -> agent.")
+    fallback: MemberField | None = Field(
+        default=None, description="Answers what has no route or too little confidence."
+    )
+    threshold: float = Field(default=0.0, ge=0.0, le=1.0, description="The confidence that a route needs.")
 
 
 class Router(Orchestrator):
@@ -21,6 +35,7 @@ class Router(Orchestrator):
     """
 
     pattern: ClassVar[str] = "router"
+    Config = RouterConfig
 
     def __init__(
         self,
@@ -38,6 +53,19 @@ class Router(Orchestrator):
         self._routes = dict(routes)
         self._fallback = fallback
         self._threshold = threshold
+
+    @classmethod
+    def from_config(cls, name: str, agents: Sequence[Member], config: RouterConfig, limits: Limits) -> Self:
+        members = (config.classifier, *config.routes.values(), config.fallback)
+        only_named(name, agents, members, "classifier, routes, fallback")
+        return cls(
+            name,
+            config.classifier,
+            config.routes,
+            fallback=config.fallback,
+            threshold=config.threshold,
+            limits=limits,
+        )
 
     @property
     def agent_count(self) -> int:

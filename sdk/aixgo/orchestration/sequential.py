@@ -2,22 +2,95 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
+from pydantic import Field
+
+from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput
 from aixgo.message import Message
-from aixgo.orchestration.base import MemberCalls, Orchestrator
+from aixgo.names import nearest
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.conditions import Condition, Predicate
+from aixgo.orchestration.reading import PatternConfig, required
+
+
+class SequentialConfig(PatternConfig):
+    """`config:` of a sequential orchestration."""
+
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop", description="stop: the first error ends it; skip: the step's input goes on to the next step."
+    )
+    when: dict[str, Condition] = Field(
+        default_factory=dict, description="Conditions on a step's input, by the step's agent or its number from 1."
+    )
 
 
 class Sequential(Orchestrator):
     """Calls its members one after another; the reply is the last one's.
 
-    The first error ends it and is raised as it is, with `fields["step"]`. Metadata: `step_count`.
+    With `on_error="stop"` the first error ends it and is raised as it is, with `fields["step"]`. With "skip" the input
+    of a step that fails goes on to the next one; an error that ends the whole (budget, depth, deadline) is raised all
+    the same, and AllMembersFailed when no step succeeded. A step whose condition in `when` (by its agent's name, or its
+    number as text) does not hold is skipped in the same way. Metadata: `step_count`, and when some were skipped
+    `skipped_steps`: a list of {step, agent, reason: "condition" or "error", class, message}.
     """
 
     pattern: ClassVar[str] = "sequential"
+    Config = SequentialConfig
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[Member],
+        *,
+        on_error: Literal["stop", "skip"] = "stop",
+        when: Mapping[str, Predicate] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        super().__init__(name, members, limits=limits)
+        self._skips = on_error == "skip"
+        self._when = dict(when or {})
+        steps = {name_of(member) for member in members} | {str(number) for number in range(1, len(members) + 1)}
+        for step in self._when:
+            if step not in steps:
+                raise InvalidInput(f"when.{step}: sequential {name!r} has no such step; {nearest(step, steps)}")
+
+    @classmethod
+    def from_config(cls, name: str, agents: Sequence[Member], config: SequentialConfig, limits: Limits) -> Self:
+        return cls(name, required(name, agents), on_error=config.on_error, when=config.when, limits=limits)
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         calls.span.set("step_count", len(self._members))
+        skipped: list[dict[str, Any]] = []
         for number, member in enumerate(self._members, 1):
-            message = await calls.step(number, member, message)
-        return message.with_metadata(step_count=len(self._members))
+            if not self._wanted(number, member, message):
+                skipped.append({"step": number, "agent": name_of(member), "reason": "condition"})
+                continue
+            try:
+                message = await calls.step(number, member, message)
+            except AixgoError as error:
+                if not self._skips or calls.fatal(error):
+                    raise
+                skipped.append(_failure(number, member, error))
+        return self._reply(message, skipped)
+
+    def _wanted(self, number: int, member: Member, message: Message) -> bool:
+        condition = self._when.get(str(number)) or self._when.get(name_of(member))
+        return condition is None or condition(message)
+
+    def _reply(self, message: Message, skipped: Sequence[Mapping[str, Any]]) -> Message:
+        failed = {step["agent"]: step for step in skipped if step["reason"] == "error"}
+        if failed and len(skipped) == len(self._members):
+            errors = {name: {"class": step["class"], "message": step["message"]} for name, step in failed.items()}
+            reasons = "; ".join(f"{name}: {error['class']}: {error['message']}" for name, error in errors.items())
+            raise AllMembersFailed(f"no step succeeded: {reasons}", fields={"errors": errors})
+        reply = message.with_metadata(step_count=len(self._members))
+        return reply.with_metadata(skipped_steps=list(skipped)) if skipped else reply
+
+
+def _failure(number: int, member: Member, error: AixgoError) -> dict[str, Any]:
+    return {"step": number, "agent": name_of(member), "reason": "error"} | {
+        "class": type(error).__name__,
+        "message": str(error),
+    }

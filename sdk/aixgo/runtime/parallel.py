@@ -7,51 +7,100 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from typing import TypeAlias
 
 from aixgo import call as ambient
 from aixgo.call import CallState
-from aixgo.errors import AixgoError, InvalidInput
+from aixgo.errors import AixgoError, CallCancelled, InvalidInput
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcome, Outcomes
+
+Job: TypeAlias = "tuple[str, Callable[[], Awaitable[Message]]]"
+"""A target and what calls it."""
+Enough: TypeAlias = "Callable[[Sequence[Outcome]], bool]"
+"""Told the outcomes so far, in the order in which they came, it says whether the others are still wanted."""
 
 
 async def gather(
     targets: Sequence[str], invoke: Callable[[str], Awaitable[Message]], concurrency: int | None = None
 ) -> Outcomes:
     """Invoke all targets, at most `concurrency` at once; typed errors become outcomes, cancellation cancels all."""
+    return await together([(target, lambda target=target: invoke(target)) for target in targets], concurrency)
+
+
+async def together(jobs: Sequence[Job], concurrency: int | None = None, enough: Enough | None = None) -> Outcomes:
+    """Do all jobs, at most `concurrency` at once. Outcomes are in the order of the jobs; typed errors become outcomes.
+
+    Cancellation cancels all; so does an exception that is no AixgoError. Once `enough` says so, what still runs or
+    waits is cancelled and has CallCancelled as its outcome. Each job gets a share of the budget when it begins: what is
+    left by the number of those that may run beside it. What it leaves is there for later ones.
+    """
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"concurrency is {concurrency}; pass 1 or more, or leave it out")
-    slots = nullcontext() if concurrency is None else asyncio.Semaphore(concurrency)
-    above = ambient.current()
-
-    async def one(target: str, share: CallState | None) -> Outcome:
-        async with slots:
-            ambient.set_state(share)
-            try:
-                return Outcome(target, await invoke(target))
-            except AixgoError as error:
-                return Outcome(target, error=error)
-
-    tasks: list[asyncio.Task[Outcome]] = []
+    crowd = _Crowd(jobs, concurrency or len(jobs), enough)
     async with asyncio.TaskGroup() as group:
-        for target, share in zip(targets, _shares(len(targets)), strict=True):
-            tasks.append(group.create_task(one(target, share)))
-            # Not in `one`: a task that is cancelled before it begins runs nothing of it.
-            tasks[-1].add_done_callback(lambda _, share=share: _reclaim(above, share))
-    return Outcomes([task.result() for task in tasks])
+        crowd.begin(group)
+    return Outcomes([crowd.outcome(index) for index in range(len(jobs))])
 
 
-def _shares(count: int) -> list[CallState | None]:
-    """The current call's state for each of `count` calls that run at once, each with a share of the budget."""
-    state = ambient.current()
-    if state is None or state.budget is None:
-        return [state] * count
-    return [replace(state, budget=state.budget.lend(share)) for share in range(count, 0, -1)]
+class _Crowd:
+    """Jobs that run beside each other."""
 
+    def __init__(self, jobs: Sequence[Job], limit: int, enough: Enough | None) -> None:
+        self._jobs, self._limit, self._enough = jobs, limit, enough
+        self._above = ambient.current()
+        self._found: dict[int, Outcome] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._shares: dict[int, CallState | None] = {}
+        self._next = 0
 
-def _reclaim(above: CallState | None, share: CallState | None) -> None:
-    """Return what a share has left to the budget that it came from."""
-    if above is not None and above.budget is not None and share is not None and share.budget is not None:
-        above.budget.reclaim(share.budget)
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """Begin as many jobs as there is room for."""
+        while self._next < len(self._jobs) and len(self._running) < self._limit:
+            index, self._next = self._next, self._next + 1
+            self._shares[index] = self._share(min(self._limit - len(self._running), len(self._jobs) - index))
+            self._running[index] = task = group.create_task(self._do(index, group))
+            # For a task that is cancelled before it begins, which runs nothing of `_do`.
+            task.add_done_callback(lambda _, index=index: self._end(index))
+
+    def outcome(self, index: int) -> Outcome:
+        """How a job ended."""
+        if index in self._found:
+            return self._found[index]
+        return Outcome(self._jobs[index][0], error=CallCancelled("the outcomes of the others were enough"))
+
+    async def _do(self, index: int, group: asyncio.TaskGroup) -> None:
+        ambient.set_state(self._shares[index])
+        target, invoke = self._jobs[index]
+        try:
+            self._found[index] = Outcome(target, await invoke())
+        except AixgoError as error:
+            self._found[index] = Outcome(target, error=error)
+        self._end(index)
+        if self._enough is not None and self._enough(list(self._found.values())):
+            self._stop()
+        self.begin(group)
+
+    def _stop(self) -> None:
+        self._next = len(self._jobs)
+        for task in self._running.values():
+            task.cancel()
+
+    def _end(self, index: int) -> None:
+        """Return what a job's share has left to the budget that it came from."""
+        self._running.pop(index, None)
+        share = self._shares.pop(index, None)
+        if (
+            self._above is not None
+            and self._above.budget is not None
+            and share is not None
+            and share.budget is not None
+        ):
+            self._above.budget.reclaim(share.budget)
+
+    def _share(self, among: int) -> CallState | None:
+        state = self._above
+        if state is None or state.budget is None:
+            return state
+        return replace(state, budget=state.budget.lend(among))

@@ -25,12 +25,12 @@ def check(file: Path, as_json: bool) -> None:
     from aixgo.config.build import build_agents
     from aixgo.config.load import load
     from aixgo.config.settings import Settings, read_environment
-    from aixgo.launch import make_models
+    from aixgo.launch import make_resources
 
     variables = read_environment(file.parent)
     Settings.read(variables)
     found = load(file, variables)
-    build_agents(found, make_models(found, variables))
+    build_agents(found, make_resources(found, variables))
     agents = [agent.name for agent in found.agents]
     orchestrations = [spec.name for spec in found.patterns]
     if as_json:

@@ -18,7 +18,7 @@ from aixgo.config.build import build_agents
 from aixgo.config.load import load
 from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings, read_environment
 from aixgo.errors import ConfigError
-from aixgo.launch import make_models
+from aixgo.launch import make_resources
 
 from aixgo_services.doctor import installation, mesh, surroundings
 from aixgo_services.doctor.findings import Finding, Level, problem
@@ -64,7 +64,7 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
 def checked(file: Path, variables: Mapping[str, str]) -> Config:
     """Read a file and make its agents, starting none; raises ConfigError with everything that is wrong."""
     config = load(file, variables)
-    build_agents(config, make_models(config, variables))
+    build_agents(config, make_resources(config, variables))
     return config
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from aixgo import Limits, LocalRuntime, Parallel, Router, Sequential, agent
-from aixgo.config.members import LATER_PATTERNS
 from aixgo.errors import ConfigError, LimitExceeded
 from aixgo.message import Message
 from aixgo.orchestration.base import DEFAULT_LIMITS
-from aixgo.orchestration.catalog import PATTERNS, build
+from aixgo.orchestration.catalog import build
 
 
 @agent
@@ -45,20 +44,8 @@ async def test_members_may_be_agents() -> None:
 def test_a_routers_agents_may_be_listed_as_long_as_they_are_used() -> None:
     config = {"classifier": "c", "routes": {"x": "a"}}
     assert build("router", "r", ["a", "c"], config, DEFAULT_LIMITS).agents == ("c", "a")
-    with pytest.raises(ConfigError, match="agents of router 'r' that no route, classifier or fallback names: b;"):
+    with pytest.raises(ConfigError, match="orchestration 'r' lists agents that it does not use: b;"):
         build("router", "r", ["a", "b"], config, DEFAULT_LIMITS)
-
-
-@pytest.mark.parametrize("pattern", LATER_PATTERNS)
-def test_a_pattern_that_is_planned_says_not_yet(pattern: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"pattern '{pattern}': not yet; this version has sequential, parallel, router"
-    ):
-        build(pattern, "x", ["a"], {}, DEFAULT_LIMITS)
-
-
-def test_no_pattern_is_both_there_and_not_yet() -> None:
-    assert not set(PATTERNS) & set(LATER_PATTERNS)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +53,8 @@ def test_no_pattern_is_both_there_and_not_yet() -> None:
     [
         ("paralel", "pattern 'paralel' is not known; did you mean 'parallel'?"),
         ("Sequential", "pattern 'Sequential' is not known; did you mean 'sequential'?"),
-        ("zzz", "pattern 'zzz' is not known; known are: debate, "),
-        ("", "pattern '' is not known; known are: debate, "),
+        ("zzz", "pattern 'zzz' is not known; known are: supervisor, "),
+        ("", "pattern '' is not known; known are: supervisor, "),
     ],
 )  # fmt: skip
 def test_an_unknown_pattern_names_the_nearest(pattern: str, text: str) -> None:

@@ -1,0 +1,75 @@
+"""Members that answer in a structure: the schema that goes with the question, and what is made of the answer.
+
+The schema travels in the metadata `response_schema`; the ready LLM agents follow it, any other agent may answer such a
+JSON object by itself. Above: the patterns that ask for decisions, plans and scores.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from aixgo.errors import InvalidCompletion, InvalidMessage, InvalidReply
+from aixgo.llm.structured import strict_schema
+from aixgo.message import Message, from_json
+from aixgo.orchestration.base import name_of
+
+if TYPE_CHECKING:
+    from aixgo.orchestration.base import Member, MemberCalls
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+SCHEMA_KEY = "response_schema"
+"""The key of the JSON schema in a request's metadata."""
+ATTEMPTS = 2
+"""How often a member is asked before its answer counts as unusable."""
+
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+_CUT = 200
+
+
+async def ask(
+    calls: MemberCalls, member: Member, message: Message, schema: type[ModelT], *, number: int | None = None
+) -> tuple[ModelT, Message]:
+    """A member's answer as `schema`, and its reply; with `number` in a span `step.{number}.{member}`.
+
+    An answer that does not fit is told what is wrong with it and asked for once more; then InvalidReply is raised.
+    """
+    question = message.with_metadata(**{SCHEMA_KEY: strict_schema(schema.model_json_schema())})
+    asked = question
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            reply = await (calls.call(member, asked) if number is None else calls.step(number, member, asked))
+            return read_answer(reply, schema), reply
+        except (InvalidReply, InvalidCompletion) as error:
+            if attempt == ATTEMPTS:
+                raise _unusable(member, schema, error) from error
+            asked = question.with_(payload=f"{question.text}\n\nYour last answer could not be used: {error.message}")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def read_answer(reply: Message, schema: type[ModelT]) -> ModelT:
+    """A reply's payload as `schema`: a JSON value, or text or bytes that hold one. Raises InvalidReply."""
+    payload = reply.payload
+    try:
+        if isinstance(payload, (str, bytes)):
+            text = payload if isinstance(payload, str) else payload.decode(errors="replace")
+            fenced = _FENCE.match(text)
+            payload = from_json((fenced.group(1) if fenced else text).encode())
+        return schema.model_validate(payload)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])
+        raise InvalidReply(f"it is no {schema.__name__}: {faults}") from error
+    except InvalidMessage as error:
+        raise InvalidReply(f"a JSON object was asked for, and the answer is {reply.text[:_CUT]!r}") from error
+
+
+def _unusable(member: Member, schema: type[BaseModel], error: InvalidReply | InvalidCompletion) -> InvalidReply:
+    fields = ", ".join(schema.model_fields)
+    raised = InvalidReply(
+        f"agent {name_of(member)!r} was asked {ATTEMPTS} times for a JSON object with {fields}: {error.message}"
+    )
+    raised.usage = error.usage
+    return raised

@@ -1,0 +1,33 @@
+"""What the agents of one process share: its models, and whatever else they are given.
+
+An agent gets what its constructor names as a parameter (`models`, ...). Made by `aixgo.launch`, which also closes it;
+below lie the packages that each of its parts comes from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from aixgo.llm.models import Models
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The parts, each under the name by which constructors ask for it. One for a process; `close` it at the end."""
+
+    models: Models
+
+    def wanted_by(self, make: Callable[..., Any]) -> Mapping[str, Any]:
+        """The parts that `make`, a class or function, names as parameters."""
+        try:
+            names = inspect.signature(make).parameters
+        except (TypeError, ValueError):
+            return {}
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name in names}
+
+    async def close(self) -> None:
+        """Close all parts."""
+        await self.models.close()
