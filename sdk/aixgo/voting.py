@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, cast, get_args
 
-from aixgo.errors import InvalidInput, InvalidMessage
+from aixgo.errors import InvalidInput, InvalidMessage, NoAgreement
 from aixgo.message import JSON, from_json
 from aixgo.names import nearest
 
@@ -39,6 +40,9 @@ _BRACKETS_AND_QUOTES = frozenset(("Ps", "Pe", "Pi", "Pf"))
 _BEFORE = frozenset("\N{INVERTED QUESTION MARK}\N{INVERTED EXCLAMATION MARK} ")
 _AFTER = frozenset(".,;:!?\N{IDEOGRAPHIC FULL STOP} ")
 _WHOLE = 2**53
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+_CUT = 40
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,14 @@ def normal_form(answer: JSON, *, normalise: bool = True) -> str:
     return _folded(found) if normalise else found
 
 
+def no_agreement(verdict: Verdict, what: str) -> NoAgreement:
+    """The error of `what` (a vote, a debate) that ended with this verdict; `fields` have its votes and voters."""
+    shares = ", ".join(f"{answer[:_CUT]!r}: {amount:g}" for answer, amount in list(verdict.votes.items())[:_SHOWN])
+    how = "is tied" if verdict.tied else f"has no answer that enough agree on (agreement {verdict.agreement:.2f})"
+    fields = {"votes": dict(verdict.votes), "voters": verdict.as_metadata()["voters"], "agreement": verdict.agreement}
+    return NoAgreement(f"{what} {how}: {shares}", fields=fields)
+
+
 def _decided(strategy: Strategy, most: Fraction, total: Fraction | int, answers: int) -> bool:
     match strategy:
         case "majority" | "weighted":
@@ -180,11 +192,15 @@ def _is_mark(character: str, marks: frozenset[str]) -> bool:
 
 
 def _opened(answer: JSON) -> JSON:
-    """The object or list that a text holds, else the answer itself."""
-    if not isinstance(answer, str) or answer.lstrip()[:1] not in ("{", "["):
+    """The object or list that a text holds, alone or as a fenced block of Markdown, else the answer itself."""
+    if not isinstance(answer, str):
+        return answer
+    fenced = _FENCE.match(answer)
+    text = fenced.group(1) if fenced else answer
+    if text.lstrip()[:1] not in ("{", "["):
         return answer
     try:
-        found = from_json(answer.encode(errors="surrogatepass"))
+        found = from_json(text.encode(errors="surrogatepass"))
         _canonical(found)
     except InvalidMessage:
         return answer  # text that looks like JSON and is none

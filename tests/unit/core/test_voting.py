@@ -33,6 +33,7 @@ def votes(*answers: Any, **more: Any) -> list[Ballot]:
         ({"b": 1, "a": [2.0, None]}, {"a": [2, None], "b": 1.0}),
         ({"b": 1, "a": True}, ' {"a": true, "b": 1}\n'),
         ("[1, 2]", [1, 2]),
+        ('```json\n{"a": 1}\n```', {"a": 1}),
         (3, "3"),
         (True, "true"),
     ],
