@@ -19,9 +19,18 @@ if TYPE_CHECKING:
     from aixgo.config.spec import AgentSpec
     from aixgo.launch import run
     from aixgo.orchestration.base import Limits, Orchestrator
+    from aixgo.orchestration.debate import Debate
+    from aixgo.orchestration.ensemble import Ensemble
+    from aixgo.orchestration.hierarchical import Hierarchical
+    from aixgo.orchestration.mapreduce import MapReduce
     from aixgo.orchestration.parallel import Parallel
+    from aixgo.orchestration.planning import Planning
+    from aixgo.orchestration.rag import RAG
+    from aixgo.orchestration.reflection import Reflection
     from aixgo.orchestration.router import Router
     from aixgo.orchestration.sequential import Sequential
+    from aixgo.orchestration.supervisor import Supervisor
+    from aixgo.orchestration.swarm import Swarm
     from aixgo.runtime.contract import CallOptions, Runtime
     from aixgo.runtime.distributed import DistributedRuntime
     from aixgo.runtime.local import LocalRuntime
@@ -31,14 +40,23 @@ _HOMES = {
     "AgentServer": "server.server",
     "AgentSpec": "config.spec",
     "CallOptions": "runtime.contract",
+    "Debate": "orchestration.debate",
     "DistributedRuntime": "runtime.distributed",
+    "Ensemble": "orchestration.ensemble",
+    "Hierarchical": "orchestration.hierarchical",
     "Limits": "orchestration.base",
     "LocalRuntime": "runtime.local",
+    "MapReduce": "orchestration.mapreduce",
     "Orchestrator": "orchestration.base",
     "Parallel": "orchestration.parallel",
+    "Planning": "orchestration.planning",
+    "RAG": "orchestration.rag",
+    "Reflection": "orchestration.reflection",
     "Router": "orchestration.router",
     "Runtime": "runtime.contract",
     "Sequential": "orchestration.sequential",
+    "Supervisor": "orchestration.supervisor",
+    "Swarm": "orchestration.swarm",
     "run": "launch",
 }
 
@@ -46,7 +64,8 @@ __all__ = [  # noqa: RUF022  # by subject
     "Agent", "agent", "AgentSpec", "Message", "Usage", "AixgoError",
     "Event", "Delta", "ToolCall", "MemberStarted", "MemberFinished", "Result",
     "Runtime", "CallOptions", "LocalRuntime", "DistributedRuntime", "AgentServer", "run",
-    "Orchestrator", "Limits", "Sequential", "Parallel", "Router",
+    "Orchestrator", "Limits", "Supervisor", "Sequential", "Parallel", "Router", "Swarm", "Hierarchical", "RAG",
+    "Reflection", "Ensemble", "Debate", "MapReduce", "Planning",
 ]  # fmt: skip
 
 

@@ -213,7 +213,7 @@ def test_concatenating_needs_no_model():
         ("llm", {"config": {"temperature": 9}}, "agents.llm.config: temperature: "),
         ("llm", {"model": ()}, "agents.llm.model: no model is named"),
         ("llm", {"model": "gpt-4"}, "agents.llm.model: .*vendor/model"),
-        ("llm", {"tools": ("search",)}, "agents.llm.tools: .*not yet"),
+        ("llm", {"tools": ("search",)}, "agents.llm.tools: .*role react does"),
         ("llm", {"config": {"response": "json"}}, "agents.llm.config.response"),
         ("llm", {"config": {"response": "no.such:Thing"}}, "cannot be imported"),
         ("llm", {"config": {"response": "asyncio:Lock"}}, "no pydantic model"),
@@ -279,7 +279,9 @@ async def test_a_model_that_fails_under_a_pattern_can_be_caught_by_its_class():
     assert reply.usage.llm_calls == 1
 
 
-@pytest.mark.parametrize(("role", "told"), [("react", "not supported yet"), ("clasifier", "did you mean 'classifier'")])
+@pytest.mark.parametrize(
+    ("role", "told"), [("recat", "did you mean 'react'"), ("clasifier", "did you mean 'classifier'")]
+)
 def test_a_role_that_is_not_there_is_refused(role: str, told: str):
     with pytest.raises(errors.ConfigError, match=told):
         find_role(role)

@@ -16,6 +16,7 @@ from aixgo.errors import ConfigError
 from aixgo.llm.models import Models, ModelSettings
 from aixgo.orchestration.base import Orchestrator
 from aixgo.orchestration.router import Router
+from aixgo.resources import Resources
 from aixgo.runtime.local import LocalRuntime
 
 ROLES = """
@@ -64,7 +65,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(here: Path, text: str, only: set[str] | None = None) -> list[Agent]:
     file = here / "mesh.yaml"
     file.write_text(text.replace("my.", "roles_of_test_build:"))
-    return build_agents(load(file, {}), Models(ModelSettings()), only)
+    return build_agents(load(file, {}), Resources(Models(ModelSettings())), only)
 
 
 def refusal(here: Path, role: str) -> str:

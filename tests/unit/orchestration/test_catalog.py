@@ -53,8 +53,8 @@ def test_a_routers_agents_may_be_listed_as_long_as_they_are_used() -> None:
     [
         ("paralel", "pattern 'paralel' is not known; did you mean 'parallel'?"),
         ("Sequential", "pattern 'Sequential' is not known; did you mean 'sequential'?"),
-        ("zzz", "pattern 'zzz' is not known; known are: supervisor, "),
-        ("", "pattern '' is not known; known are: supervisor, "),
+        ("zzz", "pattern 'zzz' is not known; known are: debate, "),
+        ("", "pattern '' is not known; known are: debate, "),
     ],
 )  # fmt: skip
 def test_an_unknown_pattern_names_the_nearest(pattern: str, text: str) -> None:
