@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
+from aixgo.conversation import Turn
 from aixgo.errors import InvalidInput, MessageTooLarge, Unavailable
-
-TurnRole: TypeAlias = Literal["user", "assistant"]
 
 MAX_TURNS = 200
 """Turns of one agent in one session that are kept when nobody says otherwise; the oldest go first."""
@@ -35,15 +34,6 @@ class SessionLost(Unavailable):
 
 class SessionStoreUnavailable(Unavailable):
     """The session store cannot be reached, or does not answer in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side said. `message_id` is the message that the turn came from, or that it answers."""
-
-    role: TurnRole
-    content: str
-    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +68,16 @@ class HeldSession(Protocol):
 
     @property
     def turns(self) -> Sequence[Turn]:
-        """The turns until now, oldest first. They never begin in the middle: the first one is a user's."""
+        """The turns until now, oldest first; the first one is a user's. What an earlier attempt at the same message
+        left is not among them.
+        """
         ...
 
     async def add(self, turns: Sequence[Turn]) -> None:
-        """Remember turns: all of them or, when it raises, none.
+        """Remember turns: all of them or, when it raises, none. They replace what an earlier attempt at the same
+        message left, so that a message that is tried again is not remembered twice. Call it once.
 
-        Turns that an earlier attempt at the same message left are replaced, so a message that is tried again is not
-        remembered twice. Raises MessageTooLarge, SessionLost, SessionStoreUnavailable.
+        Raises MessageTooLarge, SessionLost, SessionStoreUnavailable.
         """
         ...
 
@@ -93,8 +85,9 @@ class HeldSession(Protocol):
 class SessionStore(Protocol):
     """Where the turns of sessions are. One for a process; `close` it at the end."""
 
-    def hold(self, session_id: str, agent: str) -> AbstractAsyncContextManager[HeldSession]:
-        """Wait until no other call holds that agent's session, then hold it for the `async with` block.
+    def hold(self, session_id: str, agent: str, message_id: str = "") -> AbstractAsyncContextManager[HeldSession]:
+        """Wait until no other call holds that agent's session, then hold it for the `async with` block, to answer the
+        message of that id.
 
         Calls of one process get it in the order in which they came; calls of other sessions do not wait. Waiting ends
         at once when it is cancelled. Raises InvalidInput for an id that cannot be used, SessionStoreUnavailable.
@@ -117,6 +110,11 @@ def key_of(session_id: str, agent: str) -> SessionKey:
     if not 0 < len(session_id) <= MAX_ID_LENGTH or not session_id.isprintable():
         raise InvalidInput(f"session_id: give 1 to {MAX_ID_LENGTH} printable characters, not {session_id[:40]!r}")
     return SessionKey(session_id, agent)
+
+
+def usable_id(message_id: str) -> str:
+    """A message's id as it is stored; one that cannot be counts as none."""
+    return message_id if len(message_id) <= MAX_ID_LENGTH and message_id.isprintable() else ""
 
 
 def check_size(content: str, limits: SessionLimits) -> None:

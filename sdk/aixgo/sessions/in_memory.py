@@ -11,14 +11,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aixgo.sessions.contract import SessionKey, SessionLimits, Turn, from_first_user, key_of, storable
+from aixgo.conversation import Turn
+from aixgo.sessions.contract import SessionKey, SessionLimits, from_first_user, key_of, storable, usable_id
 from aixgo.sessions.queues import Queues
 
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    turns: tuple[Turn, ...]
-    used_at: float
+    turns: tuple[tuple[str, Turn], ...] = ()
+    """Each with the id of the message that it belongs to."""
+    used_at: float = 0.0
+
+    def without(self, message_id: str) -> list[tuple[str, Turn]]:
+        return [each for each in self.turns if not message_id or each[0] != message_id]
 
 
 class InMemorySessions:
@@ -35,13 +40,13 @@ class InMemorySessions:
         return len(self._histories)
 
     @asynccontextmanager
-    async def hold(self, session_id: str, agent: str) -> AsyncGenerator[_Held]:
+    async def hold(self, session_id: str, agent: str, message_id: str = "") -> AsyncGenerator[_Held]:
         """See SessionStore."""
-        key = key_of(session_id, agent)
+        key, message_id = key_of(session_id, agent), usable_id(message_id)
         async with self._queues.turn(key):
             self._expire()
-            history = self._histories.get(key)
-            yield _Held(self, key, () if history is None else history.turns)
+            before = self._histories.get(key, _History()).without(message_id)
+            yield _Held(self, key, message_id, from_first_user([turn for _, turn in before]))
 
     async def clear(self, session_id: str) -> int:
         """See SessionStore."""
@@ -52,14 +57,11 @@ class InMemorySessions:
         """Forget everything."""
         self._histories.clear()
 
-    def add(self, key: SessionKey, turns: Sequence[Turn]) -> None:
+    def add(self, key: SessionKey, message_id: str, turns: Sequence[Turn]) -> None:
         """Remember turns of a session that is held."""
-        new = storable(turns, self._limits)
-        again = {turn.message_id for turn in new if turn.message_id}
-        before = self._histories[key].turns if key in self._histories else ()
-        kept = [turn for turn in before if turn.message_id not in again]
-        newest = (kept + new)[-self._limits.max_turns :]
-        self._histories[key] = _History(from_first_user(newest), self._clock())
+        new = [(message_id, turn) for turn in storable(turns, self._limits)]
+        kept = self._histories.get(key, _History()).without(message_id) + new
+        self._histories[key] = _History(tuple(kept[-self._limits.max_turns :]), self._clock())
         self._histories.move_to_end(key)
         self._evict()
 
@@ -80,9 +82,9 @@ class InMemorySessions:
 
 
 class _Held:
-    def __init__(self, store: InMemorySessions, key: SessionKey, turns: tuple[Turn, ...]) -> None:
-        self._store, self._key = store, key
+    def __init__(self, store: InMemorySessions, key: SessionKey, message_id: str, turns: tuple[Turn, ...]) -> None:
+        self._store, self._key, self._message_id = store, key, message_id
         self.turns = turns
 
     async def add(self, turns: Sequence[Turn]) -> None:
-        self._store.add(self._key, turns)
+        self._store.add(self._key, self._message_id, turns)

@@ -16,19 +16,21 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr
 
+from aixgo.conversation import Turn
 from aixgo.errors import ConfigError
 from aixgo.sessions.contract import (
     SessionKey,
     SessionLimits,
     SessionLost,
     SessionStoreUnavailable,
-    Turn,
     key_of,
     storable,
+    usable_id,
 )
 from aixgo.sessions.postgres_tables import SETTINGS, add, clear, lock_number, migrate, read, sweep
 from aixgo.sessions.queues import Queues
@@ -71,14 +73,14 @@ class PostgresSessions:
         self._check_dsn()
 
     @asynccontextmanager
-    async def hold(self, session_id: str, agent: str) -> AsyncGenerator[_Held]:
+    async def hold(self, session_id: str, agent: str, message_id: str = "") -> AsyncGenerator[_Held]:
         """See SessionStore."""
-        key = key_of(session_id, agent)
+        key, message_id = key_of(session_id, agent), usable_id(message_id)
         async with self._queues.turn(key):
             locks: list[AsyncConnection[Any]] = []
             try:
-                connection, turns = await self._acquire(key, locks)
-                yield _Held(self, connection, key, turns)
+                turns = await self._acquire(key, message_id, locks)
+                yield _Held(self, _Call(locks[-1], key, message_id), turns)
             finally:
                 await asyncio.shield(self._release(key, locks))
 
@@ -91,23 +93,21 @@ class PostgresSessions:
         async with self._using:
             await self._disconnect()
 
-    async def add(self, connection: AsyncConnection[Any], key: SessionKey, turns: Sequence[Turn]) -> None:
-        """Remember turns of a session that `connection` holds."""
+    async def add(self, call: _Call, turns: Sequence[Turn]) -> None:
+        """Remember turns of a session that a call holds."""
         new = storable(turns, self._limits)
 
         async def write(current: AsyncConnection[Any]) -> None:
-            if current is not connection:
+            if current is not call.connection:
                 raise SessionLost(
-                    f"the connection that held the session of agent {key.agent!r} broke, so the turns were not"
+                    f"the connection that held the session of agent {call.key.agent!r} broke, so the turns were not"
                     " remembered"
                 )
-            await add(current, key, new, self._limits.max_turns, self._clock())
+            await add(current, call.key, call.message_id, new, self._limits.max_turns, self._clock())
 
         await self._run(write)
 
-    async def _acquire(
-        self, key: SessionKey, locks: list[AsyncConnection[Any]]
-    ) -> tuple[AsyncConnection[Any], tuple[Turn, ...]]:
+    async def _acquire(self, key: SessionKey, message_id: str, locks: list[AsyncConnection[Any]]) -> tuple[Turn, ...]:
         number, pause = lock_number(key), FIRST_PAUSE
 
         async def attempt(connection: AsyncConnection[Any]) -> tuple[Turn, ...] | None:
@@ -117,13 +117,13 @@ class PostgresSessions:
                 locks.clear()
                 return None
             await sweep(connection, self._limits.ttl, self._clock())
-            return await read(connection, key)
+            return await read(connection, key, message_id)
 
         # Looked at again and again: a statement that waits would keep the one connection from everybody else.
         while (turns := await self._run(attempt)) is None:
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret: it spreads the looks
             pause = min(LONGEST_PAUSE, 2 * pause)
-        return locks[-1], turns
+        return turns
 
     async def _release(self, key: SessionKey, locks: Sequence[AsyncConnection[Any]]) -> None:
         """Unlock what was locked. It waits for the connection, so an attempt that was cancelled has ended by then."""
@@ -200,15 +200,22 @@ class PostgresSessions:
         return [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that holds a session, and the connection that has its lock."""
+
+    connection: AsyncConnection[Any]
+    key: SessionKey
+    message_id: str
+
+
 class _Held:
-    def __init__(
-        self, store: PostgresSessions, connection: AsyncConnection[Any], key: SessionKey, turns: tuple[Turn, ...]
-    ) -> None:
-        self._store, self._connection, self._key = store, connection, key
+    def __init__(self, store: PostgresSessions, call: _Call, turns: tuple[Turn, ...]) -> None:
+        self._store, self._call = store, call
         self.turns = turns
 
     async def add(self, turns: Sequence[Turn]) -> None:
-        await self._store.add(self._connection, self._key, turns)
+        await self._store.add(self._call, turns)
 
 
 def _driver() -> Any:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from aixgo.conversation import Turn
 from aixgo.errors import ConfigError
-from aixgo.sessions.contract import SessionKey, Turn, from_first_user
+from aixgo.sessions.contract import SessionKey, from_first_user
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -32,7 +33,7 @@ MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (
         """CREATE TABLE aixgo_session_turns (
             id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             session bigint NOT NULL REFERENCES aixgo_sessions ON DELETE CASCADE,
-            message_id text NOT NULL, role text NOT NULL, content text NOT NULL
+            message_id text NOT NULL, role text NOT NULL, content text NOT NULL, name text NOT NULL
         )""",
         "CREATE INDEX aixgo_session_turns_of_session ON aixgo_session_turns (session, id)",
         "CREATE INDEX aixgo_sessions_by_use ON aixgo_sessions (used_at)",
@@ -65,20 +66,26 @@ async def migrate(connection: AsyncConnection[Any]) -> None:
             await connection.execute("INSERT INTO aixgo_session_version VALUES (%s)", (len(MIGRATIONS),))
 
 
-async def read(connection: AsyncConnection[Any], key: SessionKey) -> tuple[Turn, ...]:
-    """The turns of a session, oldest first."""
+async def read(connection: AsyncConnection[Any], key: SessionKey, but_not: str) -> tuple[Turn, ...]:
+    """The turns of a session, oldest first, but not those of the message `but_not`."""
     rows = await connection.execute(
-        "SELECT role, content, message_id FROM aixgo_session_turns WHERE session ="
-        " (SELECT id FROM aixgo_sessions WHERE session_id = %s AND agent = %s) ORDER BY id",
-        key,
+        "SELECT role, content, name FROM aixgo_session_turns WHERE session ="
+        " (SELECT id FROM aixgo_sessions WHERE session_id = %s AND agent = %s)"
+        " AND (message_id <> %s OR message_id = '') ORDER BY id",
+        (*key, but_not),
     )
     return from_first_user([Turn(*row) for row in await rows.fetchall()])
 
 
 async def add(
-    connection: AsyncConnection[Any], key: SessionKey, turns: Sequence[Turn], max_turns: int, now: float
+    connection: AsyncConnection[Any],
+    key: SessionKey,
+    message_id: str,
+    turns: Sequence[Turn],
+    max_turns: int,
+    now: float,
 ) -> None:
-    """Write turns, and delete the oldest over `max_turns`."""
+    """Write turns in place of those that the message has left before, and delete the oldest over `max_turns`."""
     async with connection.transaction():
         found = await connection.execute(
             "INSERT INTO aixgo_sessions (session_id, agent, used_at) VALUES (%s, %s, %s)"
@@ -88,14 +95,15 @@ async def add(
         row = await found.fetchone()
         assert row is not None
         session = row[0]
-        again = [turn.message_id for turn in turns if turn.message_id]
         await connection.execute(
-            "DELETE FROM aixgo_session_turns WHERE session = %s AND message_id = ANY(%s)", (session, again)
+            "DELETE FROM aixgo_session_turns WHERE session = %s AND message_id = %s AND message_id <> ''",
+            (session, message_id),
         )
         for turn in turns:
             await connection.execute(
-                "INSERT INTO aixgo_session_turns (session, message_id, role, content) VALUES (%s, %s, %s, %s)",
-                (session, turn.message_id, turn.role, turn.content),
+                "INSERT INTO aixgo_session_turns (session, message_id, role, content, name)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                (session, message_id, turn.role, turn.content, turn.name),
             )
         await connection.execute(
             "DELETE FROM aixgo_session_turns WHERE session = %s AND id NOT IN"

@@ -18,18 +18,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from aixgo.conversation import Turn
 from aixgo.message import new_id
 from aixgo.sessions.contract import (
     SessionKey,
     SessionLimits,
     SessionLost,
     SessionStoreUnavailable,
-    Turn,
     key_of,
     storable,
+    usable_id,
 )
 from aixgo.sessions.queues import Queues
-from aixgo.sessions.sqlite_file import SessionFile
+from aixgo.sessions.sqlite_file import Holder, SessionFile
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,9 +63,9 @@ class SQLiteSessions:
         self._thread: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
-    async def hold(self, session_id: str, agent: str) -> AsyncGenerator[_Held]:
+    async def hold(self, session_id: str, agent: str, message_id: str = "") -> AsyncGenerator[_Held]:
         """See SessionStore."""
-        key, holder = key_of(session_id, agent), new_id()
+        key, holder = key_of(session_id, agent), Holder(new_id(), usable_id(message_id))
         async with self._queues.turn(key):
             try:
                 turns = await self._acquire(key, holder)
@@ -89,7 +90,7 @@ class SQLiteSessions:
             await asyncio.wrap_future(thread.submit(self._file.close))
             thread.shutdown(wait=False)
 
-    async def add(self, key: SessionKey, holder: str, turns: Sequence[Turn]) -> None:
+    async def add(self, key: SessionKey, holder: Holder, turns: Sequence[Turn]) -> None:
         """Remember turns of a session that `holder` holds."""
         new = storable(turns, self._limits)
         # Shielded: a transaction that has begun ends whole, and its caller's cancellation comes after it.
@@ -99,14 +100,14 @@ class SQLiteSessions:
                 " not remembered; something blocks the event loop"
             )
 
-    async def _acquire(self, key: SessionKey, holder: str) -> tuple[Turn, ...]:
+    async def _acquire(self, key: SessionKey, holder: Holder) -> tuple[Turn, ...]:
         pause = FIRST_PAUSE
         while (turns := await self._run(self._file.acquire, key, holder, self._clock())) is None:
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret: it spreads the looks
             pause = min(LONGEST_PAUSE, 2 * pause)
         return turns
 
-    async def _renew(self, key: SessionKey, holder: str) -> None:
+    async def _renew(self, key: SessionKey, holder: Holder) -> None:
         held = True
         while held:
             await self._sleep(self._lease / 3)
@@ -115,7 +116,7 @@ class SQLiteSessions:
             except SessionStoreUnavailable as error:
                 log.warning("the session of agent %s could not be renewed: %s", key.agent, error)
 
-    async def _release(self, key: SessionKey, holder: str) -> None:
+    async def _release(self, key: SessionKey, holder: Holder) -> None:
         try:
             await asyncio.shield(self._run(self._file.release, key, holder))
         except SessionStoreUnavailable as error:  # the call is over; the lease gives the session back
@@ -131,7 +132,7 @@ class SQLiteSessions:
 
 
 class _Held:
-    def __init__(self, store: SQLiteSessions, key: SessionKey, holder: str, turns: tuple[Turn, ...]) -> None:
+    def __init__(self, store: SQLiteSessions, key: SessionKey, holder: Holder, turns: tuple[Turn, ...]) -> None:
         self._store, self._key, self._holder = store, key, holder
         self.turns = turns
 

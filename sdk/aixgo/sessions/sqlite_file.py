@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from aixgo.conversation import Turn
 from aixgo.errors import ConfigError
-from aixgo.sessions.contract import SessionKey, SessionLimits, Turn, from_first_user
+from aixgo.sessions.contract import SessionKey, SessionLimits, from_first_user
 
 _BUSY_SECONDS = 5.0
 
@@ -24,13 +26,20 @@ MIGRATIONS = (
         )""",
         """CREATE TABLE turns (
             id INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,
-            message_id TEXT NOT NULL, role TEXT NOT NULL, content TEXT NOT NULL
+            message_id TEXT NOT NULL, role TEXT NOT NULL, content TEXT NOT NULL, name TEXT NOT NULL
         )""",
         "CREATE INDEX turns_of_session ON turns (session, id)",
         "CREATE INDEX sessions_by_use ON sessions (used_at)",
     ),
 )
 """What brings the tables from each version to the next; the file's version is how many of them it has had."""
+
+
+class Holder(NamedTuple):
+    """One call that wants a session: an id of its own, and the message that it answers."""
+
+    id: str
+    message_id: str
 
 
 class SessionFile:
@@ -41,7 +50,7 @@ class SessionFile:
         self._limits, self._lease = limits, lease
         self._connection: sqlite3.Connection | None = None
 
-    def acquire(self, key: SessionKey, holder: str, now: float) -> tuple[Turn, ...] | None:
+    def acquire(self, key: SessionKey, holder: Holder, now: float) -> tuple[Turn, ...] | None:
         """Lease a session and read its turns; None while another holds it."""
         with self._transaction() as database:
             self._sweep(database, now)
@@ -49,26 +58,28 @@ class SessionFile:
                 "INSERT INTO sessions (session_id, agent, used_at, holder, held_until) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (session_id, agent) DO UPDATE SET holder = excluded.holder,"
                 " held_until = excluded.held_until WHERE held_until <= ? OR holder = excluded.holder RETURNING id",
-                (*key, now, holder, now + self._lease, now),
+                (*key, now, holder.id, now + self._lease, now),
             ).fetchone()
-            return None if row is None else self._turns(database, row[0])
+            return None if row is None else _turns(database, row[0], holder.message_id)
 
-    def renew(self, key: SessionKey, holder: str, now: float) -> bool:
+    def renew(self, key: SessionKey, holder: Holder, now: float) -> bool:
         """Keep a session for another lease; False when `holder` has lost it."""
         with self._transaction() as database:
             return self._extend(database, key, holder, now) is not None
 
-    def add(self, key: SessionKey, holder: str, turns: Sequence[Turn], now: float) -> bool:
+    def add(self, key: SessionKey, holder: Holder, turns: Sequence[Turn], now: float) -> bool:
         """Write turns; False, writing nothing, when `holder` has lost the session."""
         with self._transaction() as database:
             session = self._extend(database, key, holder, now)
             if session is None:
                 return False
-            again = [(session, turn.message_id) for turn in turns if turn.message_id]
-            database.executemany("DELETE FROM turns WHERE session = ? AND message_id = ?", again)
+            database.execute(
+                "DELETE FROM turns WHERE session = ? AND message_id = ? AND message_id <> ''",
+                (session, holder.message_id),
+            )
             database.executemany(
-                "INSERT INTO turns (session, message_id, role, content) VALUES (?, ?, ?, ?)",
-                [(session, turn.message_id, turn.role, turn.content) for turn in turns],
+                "INSERT INTO turns (session, message_id, role, content, name) VALUES (?, ?, ?, ?, ?)",
+                [(session, holder.message_id, turn.role, turn.content, turn.name) for turn in turns],
             )
             database.execute(
                 "DELETE FROM turns WHERE session = ? AND id NOT IN"
@@ -78,12 +89,12 @@ class SessionFile:
             database.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, session))
             return True
 
-    def release(self, key: SessionKey, holder: str) -> None:
+    def release(self, key: SessionKey, holder: Holder) -> None:
         """Give a session up; one without turns leaves no trace."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE sessions SET holder = '', held_until = 0 WHERE session_id = ? AND agent = ? AND holder = ?",
-                (*key, holder),
+                (*key, holder.id),
             )
             database.execute(
                 "DELETE FROM sessions WHERE session_id = ? AND agent = ? AND holder = ''"
@@ -106,16 +117,12 @@ class SessionFile:
             self._connection.close()
             self._connection = None
 
-    def _extend(self, database: sqlite3.Connection, key: SessionKey, holder: str, now: float) -> int | None:
+    def _extend(self, database: sqlite3.Connection, key: SessionKey, holder: Holder, now: float) -> int | None:
         row = database.execute(
             "UPDATE sessions SET held_until = ? WHERE session_id = ? AND agent = ? AND holder = ? RETURNING id",
-            (now + self._lease, *key, holder),
+            (now + self._lease, *key, holder.id),
         ).fetchone()
         return None if row is None else row[0]
-
-    def _turns(self, database: sqlite3.Connection, session: int) -> tuple[Turn, ...]:
-        rows = database.execute("SELECT role, content, message_id FROM turns WHERE session = ? ORDER BY id", (session,))
-        return from_first_user([Turn(*row) for row in rows])
 
     def _sweep(self, database: sqlite3.Connection, now: float) -> None:
         if self._limits.ttl is None:
@@ -170,3 +177,11 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
         database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def _turns(database: sqlite3.Connection, session: int, but_not: str) -> tuple[Turn, ...]:
+    rows = database.execute(
+        "SELECT role, content, name FROM turns WHERE session = ? AND (message_id <> ? OR message_id = '') ORDER BY id",
+        (session, but_not),
+    )
+    return from_first_user([Turn(*row) for row in rows])

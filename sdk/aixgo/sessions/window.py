@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aixgo.conversation import Turn
 from aixgo.llm.metering import estimate_tokens
-from aixgo.sessions.contract import Turn, from_first_user
+from aixgo.sessions.contract import from_first_user
 
 TOKENS_PER_TURN = 4
 """What a turn costs beyond its text: its role and the marks around it. The estimate of `aixgo.llm.metering`."""
