@@ -114,9 +114,14 @@ def start_registry(listen: str = "127.0.0.1:0") -> Process:
     return Process("registry", "--listen", listen)
 
 
-def start_host(names: Sequence[str], *, control_plane: Sequence[str] = ()) -> Process:
-    """Start a process that serves these agents at a free port, listed with the control planes that are given."""
-    return Process("agents", *names, *(f"--control-plane={address}" for address in control_plane))
+CAST = "tests.contract.agents:new_agents"
+"""The function that makes the agents of a fleet, where nobody says otherwise."""
+
+
+def start_host(names: Sequence[str], *, control_plane: Sequence[str] = (), cast: str = CAST) -> Process:
+    """Start a process that serves these agents of a cast, listed with the control planes that are given."""
+    listed = (f"--control-plane={address}" for address in control_plane)
+    return Process("agents", *names, *listed, f"--cast={cast}")
 
 
 class Fleet:
@@ -133,11 +138,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*places: Sequence[str]) -> Generator[Fleet]:
+def fleet(*places: Sequence[str], cast: str = CAST) -> Generator[Fleet]:
     """A control plane and one process for each of `places`, all serving; drained at the end."""
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
-        hosts = [stack.enter_context(start_host(names, control_plane=[registry.address])) for names in places]
+        hosts = [stack.enter_context(start_host(names, control_plane=[registry.address], cast=cast)) for names in places]
         try:
             yield Fleet(registry, [host.wait_ready() for host in hosts])
         finally:

@@ -283,6 +283,11 @@ def all_agents(journal: Journal) -> list[Agent]:
     return [*plain, *witnesses, *streams, *routes, *circle, *models, *mortals, *others, *orchestrators()]
 
 
+def new_agents() -> list[Agent]:
+    """Every agent under test, new, with a journal of their own: what a process of the fleet serves some of."""
+    return all_agents(Journal())
+
+
 def orchestrators() -> list[Agent]:
     """One of each pattern, and nested ones."""
     return [

@@ -1,7 +1,8 @@
-"""One process of a fleet under test: a control plane, or some of `agents.py` behind an AgentServer.
+"""One process of a fleet under test: a control plane, or some of the agents of a cast behind an AgentServer.
 
     python -m tests.contract.host registry --listen 127.0.0.1:0
     python -m tests.contract.host agents echo upper --control-plane HOST:PORT
+    python -m tests.contract.host agents leaf --cast tests.patterns.mesh:all_agents
 
 It prints one line of JSON when it serves, drains on SIGTERM, and ends when its standard input does, so that no process
 outlives the tests. Above: `tests/support.py`, which starts it.
@@ -11,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 
-from aixgo import AgentServer, DistributedRuntime
+from aixgo import Agent, AgentServer, DistributedRuntime
 from aixgo_controlplane.main import run_control_plane
 
-from tests.contract.agents import MAILBOX_SIZE, all_agents
-from tests.contract.witnesses import Journal
+from tests.contract.agents import MAILBOX_SIZE
 
 LEASE, PROBE_INTERVAL, REGISTRATION = 3.0, 0.5, 30.0
 """Seconds: a lease, between two health checks, and for the first registration."""
@@ -33,10 +35,12 @@ async def serve_registry(listen: str, stop: asyncio.Event) -> None:
     )
 
 
-async def serve_agents(listen: str, control_plane: list[str], names: list[str], stop: asyncio.Event) -> None:
-    """Serve the named agents."""
+async def serve_agents(
+    listen: str, control_plane: list[str], names: list[str], cast: Callable[[], list[Agent]], stop: asyncio.Event
+) -> None:
+    """Serve the named agents of a cast."""
     async with DistributedRuntime(control_plane=control_plane, mailbox_size=MAILBOX_SIZE) as runtime:
-        for agent in all_agents(Journal()):
+        for agent in cast():
             if agent.name in names:
                 runtime.register(agent)
         async with AgentServer(runtime, listen=listen, control_plane=control_plane) as server:
@@ -60,7 +64,9 @@ async def run(arguments: argparse.Namespace) -> None:
     if arguments.what == "registry":
         await serve_registry(arguments.listen, stop)
     else:
-        await serve_agents(arguments.listen, arguments.control_plane, arguments.names, stop)
+        module, _, function = arguments.cast.partition(":")
+        cast = getattr(importlib.import_module(module), function)
+        await serve_agents(arguments.listen, arguments.control_plane, arguments.names, cast, stop)
 
 
 def main() -> None:
@@ -68,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["registry", "agents"])
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--cast", default="tests.contract.agents:new_agents")
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--control-plane", action="append", default=[])
     asyncio.run(run(parser.parse_args()))
