@@ -77,15 +77,20 @@ async def opened(
 
 def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     """What the agents of one process share: models with keys and addresses from `variables` and prices from the
-    configuration. Relative paths in the names of models begin at the configuration's folder.
+    configuration, and the session store. Relative paths in the names of models and of the store begin at the
+    configuration's folder. Raises ConfigError.
     """
-    from aixgo.llm.models import Models, ModelSettings  # only where models are used
+    from aixgo.config.settings import Settings  # only where a configuration is used
+    from aixgo.llm.models import Models, ModelSettings  # see above
     from aixgo.llm.pricing import Price  # see above
     from aixgo.resources import Resources  # see above
+    from aixgo.sessions.stores import make_store  # see above
 
     prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
     models = Models(ModelSettings.from_environment(variables), prices=prices, folder=config.folder)
-    return Resources(models)
+    spec = config.sessions
+    sessions = make_store(Settings.read(variables).session_store or spec.store, spec.limits(), config.folder)
+    return Resources(models, sessions)
 
 
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:

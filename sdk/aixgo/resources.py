@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aixgo.llm.models import Models
+from aixgo.sessions.contract import SessionStore
+from aixgo.sessions.in_memory import InMemorySessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Resources:
     """The parts, each under the name by which constructors ask for it. One for a process; `close` it at the end."""
 
     models: Models
+    sessions: SessionStore = field(default_factory=InMemorySessions)
 
     def wanted_by(self, make: Callable[..., Any]) -> Mapping[str, Any]:
         """The parts that `make`, a class or function, names as parameters."""
@@ -30,4 +33,7 @@ class Resources:
 
     async def close(self) -> None:
         """Close all parts."""
-        await self.models.close()
+        try:
+            await self.models.close()
+        finally:
+            await self.sessions.close()

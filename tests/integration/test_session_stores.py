@@ -561,11 +561,11 @@ async def test_a_holder_whose_connection_broke_cannot_write_and_the_next_call_co
 async def test_one_failed_statement_does_not_cost_other_calls_their_sessions(postgres: str, session: str):
     store = PostgresSessions(SecretStr(postgres))
     async with store.hold(session, AGENT) as held:
-        store._limits = SessionLimits(max_turns=2**70)  # a number that no statement takes
+        store.limits = SessionLimits(max_turns=2**70)  # a number that no statement takes
         async with store.hold(session + " b", AGENT) as other:
             with pytest.raises(SessionStoreUnavailable, match="out of range"):
                 await other.add(EXCHANGE)
-        store._limits = SessionLimits()
+        store.limits = SessionLimits()
         await held.add(EXCHANGE)
     assert len(await remembered(store, session)) == 2
     assert await remembered(store, session + " b") == []

@@ -19,6 +19,7 @@ from pydantic import (
     Discriminator,
     Field,
     PrivateAttr,
+    SecretStr,
     Tag,
     model_validator,
 )
@@ -28,6 +29,8 @@ from aixgo.config.duration import Duration
 from aixgo.config.problems import at
 from aixgo.config.spec import AgentSpec
 from aixgo.runtime.dns import SCHEME
+from aixgo.sessions.contract import MAX_SESSIONS, MAX_TURN_BYTES, MAX_TURNS, SessionLimits
+from aixgo.sessions.stores import MEMORY, check_store
 
 DEFAULT_NAME = "main"
 """The name of an orchestration that has none."""
@@ -51,6 +54,11 @@ def check_target(value: str) -> str:
         check_address(value.removeprefix(SCHEME))
     except ValueError as error:
         raise ValueError(f"{error}, or dns:///host:port for every address of a host name") from error
+    return value
+
+
+def _check_store(value: SecretStr) -> SecretStr:
+    check_store(value.get_secret_value())
     return value
 
 
@@ -149,6 +157,25 @@ class DeploymentSpec(_Section):
     agents: dict[str, PlacementSpec] = Field(default_factory=dict)
 
 
+class SessionsSpec(_Section):
+    """Where agents keep what they remember of sessions, and how much of it."""
+
+    store: Annotated[SecretStr, AfterValidator(_check_store)] = Field(
+        default=SecretStr(MEMORY),
+        description="memory, sqlite:///path/to/file.db, or postgresql://user:password@host/database.",
+    )
+    ttl: Duration | None = Field(default=None, description="How long after its last turn a session is kept.")
+    max_turns: Annotated[int, Field(strict=True, ge=2)] = Field(
+        default=MAX_TURNS, description="Turns of one agent in one session that are kept, the newest."
+    )
+    max_turn_bytes: Count = Field(default=MAX_TURN_BYTES, description="Bytes of text that one turn may have.")
+    max_sessions: Count = Field(default=MAX_SESSIONS, description="Sessions that the store `memory` keeps.")
+
+    def limits(self) -> SessionLimits:
+        """What the store has to keep to."""
+        return SessionLimits(self.ttl, self.max_turns, self.max_turn_bytes, self.max_sessions)
+
+
 class ObservabilitySpec(_Section):
     """Where traces and metrics go."""
 
@@ -166,6 +193,7 @@ class Config(_Section):
     agents: tuple[AgentSpec, ...] = ()
     orchestration: OrchestrationSpec | None = None
     orchestrations: tuple[OrchestrationSpec, ...] = ()
+    sessions: SessionsSpec = SessionsSpec()
     deployment: DeploymentSpec = DeploymentSpec()
     observability: ObservabilitySpec = ObservabilitySpec()
 

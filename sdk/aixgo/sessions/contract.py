@@ -85,6 +85,9 @@ class HeldSession(Protocol):
 class SessionStore(Protocol):
     """Where the turns of sessions are. One for a process; `close` it at the end."""
 
+    limits: SessionLimits
+    """What it keeps. A text over `max_turn_bytes` is better refused before a model is asked about it."""
+
     def hold(self, session_id: str, agent: str, message_id: str = "") -> AbstractAsyncContextManager[HeldSession]:
         """Wait until no other call holds that agent's session, then hold it for the `async with` block, to answer the
         message of that id.

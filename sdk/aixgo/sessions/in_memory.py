@@ -30,7 +30,7 @@ class InMemorySessions:
     """A session store in memory. `clock` is in seconds, and only its differences count."""
 
     def __init__(self, limits: SessionLimits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits = limits or SessionLimits()
+        self.limits = limits or SessionLimits()
         self._clock = clock
         self._queues = Queues()
         self._histories: OrderedDict[SessionKey, _History] = OrderedDict()
@@ -59,21 +59,21 @@ class InMemorySessions:
 
     def add(self, key: SessionKey, message_id: str, turns: Sequence[Turn]) -> None:
         """Remember turns of a session that is held."""
-        new = [(message_id, turn) for turn in storable(turns, self._limits)]
+        new = [(message_id, turn) for turn in storable(turns, self.limits)]
         kept = self._histories.get(key, _History()).without(message_id) + new
-        self._histories[key] = _History(tuple(kept[-self._limits.max_turns :]), self._clock())
+        self._histories[key] = _History(tuple(kept[-self.limits.max_turns :]), self._clock())
         self._histories.move_to_end(key)
         self._evict()
 
     def _expire(self) -> None:
-        if self._limits.ttl is None:
+        if self.limits.ttl is None:
             return
-        oldest = self._clock() - self._limits.ttl
+        oldest = self._clock() - self.limits.ttl
         while self._histories and next(iter(self._histories.values())).used_at <= oldest:
             self._histories.popitem(last=False)
 
     def _evict(self) -> None:
-        while len(self._histories) > self._limits.max_sessions:
+        while len(self._histories) > self.limits.max_sessions:
             # A held session stays: it is in use, and only as many are held as calls are running.
             idle = next((key for key in self._histories if key not in self._queues), None)
             if idle is None:

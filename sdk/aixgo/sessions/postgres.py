@@ -64,7 +64,7 @@ class PostgresSessions:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._dsn = dsn
-        self._limits = limits or SessionLimits()
+        self.limits = limits or SessionLimits()
         self._clock, self._sleep = clock, sleep
         self._queues = Queues()
         self._connection: AsyncConnection[Any] | None = None
@@ -95,7 +95,7 @@ class PostgresSessions:
 
     async def add(self, call: _Call, turns: Sequence[Turn]) -> None:
         """Remember turns of a session that a call holds."""
-        new = storable(turns, self._limits)
+        new = storable(turns, self.limits)
 
         async def write(current: AsyncConnection[Any]) -> None:
             if current is not call.connection:
@@ -103,7 +103,7 @@ class PostgresSessions:
                     f"the connection that held the session of agent {call.key.agent!r} broke, so the turns were not"
                     " remembered"
                 )
-            await add(current, call.key, call.message_id, new, self._limits.max_turns, self._clock())
+            await add(current, call.key, call.message_id, new, self.limits.max_turns, self._clock())
 
         await self._run(write)
 
@@ -116,7 +116,7 @@ class PostgresSessions:
             if row is None or not row[0]:
                 locks.clear()
                 return None
-            await sweep(connection, self._limits.ttl, self._clock())
+            await sweep(connection, self.limits.ttl, self._clock())
             return await read(connection, key, message_id)
 
         # Looked at again and again: a statement that waits would keep the one connection from everybody else.

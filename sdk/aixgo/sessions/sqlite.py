@@ -56,8 +56,8 @@ class SQLiteSessions:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._limits = limits or SessionLimits()
-        self._file = SessionFile(Path(path), self._limits, lease)
+        self.limits = limits or SessionLimits()
+        self._file = SessionFile(Path(path), self.limits, lease)
         self._lease, self._clock, self._sleep = lease, clock, sleep
         self._queues = Queues()
         self._thread: ThreadPoolExecutor | None = None
@@ -92,7 +92,7 @@ class SQLiteSessions:
 
     async def add(self, key: SessionKey, holder: Holder, turns: Sequence[Turn]) -> None:
         """Remember turns of a session that `holder` holds."""
-        new = storable(turns, self._limits)
+        new = storable(turns, self.limits)
         # Shielded: a transaction that has begun ends whole, and its caller's cancellation comes after it.
         if not await asyncio.shield(self._run(self._file.add, key, holder, new, self._clock())):
             raise SessionLost(

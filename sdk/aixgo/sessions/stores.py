@@ -34,9 +34,10 @@ def check_store(text: str) -> None:
     raise ValueError(f"this names no session store; {_FORMS}")
 
 
-def make_store(text: SecretStr, limits: SessionLimits) -> SessionStore:
-    """The store that `sessions.store` names: `memory`, `sqlite:///file.db` (relative to the working directory;
-    `sqlite:////var/lib/file.db` is absolute) or `postgresql://...`. Nothing is opened yet. Raises ConfigError.
+def make_store(text: SecretStr, limits: SessionLimits, folder: Path | None = None) -> SessionStore:
+    """The store that `sessions.store` names: `memory`, `sqlite:///file.db` (in `folder`, by default the working
+    directory; `sqlite:////var/lib/file.db` is absolute) or `postgresql://...`. Nothing is opened yet. Raises
+    ConfigError.
     """
     store = text.get_secret_value()
     try:
@@ -46,7 +47,7 @@ def make_store(text: SecretStr, limits: SessionLimits) -> SessionStore:
     if store.startswith(_SQLITE):
         from aixgo.sessions.sqlite import SQLiteSessions  # only where it is used
 
-        return SQLiteSessions(Path(store.removeprefix(_SQLITE)), limits)
+        return SQLiteSessions((folder or Path()) / store.removeprefix(_SQLITE), limits)
     if store.startswith(_POSTGRES):
         from aixgo.sessions.postgres import PostgresSessions  # see above
 
