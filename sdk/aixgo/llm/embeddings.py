@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Protocol
 
 from aixgo.call import current
@@ -46,12 +47,12 @@ class Embedded:
 class EmbeddingClient(Protocol):
     """What a vendor's file writes: one request of at most MAX_TEXTS texts, none of them empty.
 
-    It honours cancellation and raises ProviderError and its subclasses. `models` are the only ones that there are;
-    empty: the vendor knows.
+    It honours cancellation and raises ProviderError and its subclasses. `models` are the only ones that there are, with
+    the length of their vectors; empty: the vendor knows.
     """
 
     vendor: str
-    models: Sequence[str]
+    models: Mapping[str, int]
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
         """The vectors of `texts`."""
@@ -70,7 +71,7 @@ class Embedder(Protocol):
 
     @property
     def dimensions(self) -> int | None:
-        """The length of every vector; None until the first was made."""
+        """The length of every vector; for models of vendors None until the first was made."""
         ...
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
@@ -89,11 +90,11 @@ class MeteredEmbedder:
         self._client = client
         self._model = model
         self._price = price
-        self._dimensions: int | None = None
+        self._dimensions = client.models.get(model)
 
     @property
     def dimensions(self) -> int | None:
-        """The length of every vector; None until the first was made."""
+        """See Embedder."""
         return self._dimensions
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
@@ -165,7 +166,7 @@ class WordsClient:
     """
 
     vendor = "test"
-    models: Sequence[str] = ("words",)
+    models: Mapping[str, int] = MappingProxyType({"words": WORDS_DIMENSIONS})
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
         """The vectors, at once; a word costs a token."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aixgo.errors import ConfigError
@@ -66,7 +67,7 @@ class MiniLMClient:
     """
 
     vendor = "local"
-    models: Sequence[str] = (MODEL,)
+    models: Mapping[str, int] = MappingProxyType({MODEL: DIMENSIONS})
 
     def __init__(self) -> None:
         self._loaded: _Loaded | None = None

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 _CUT = 500
+_EMBEDDING_TIMEOUT = 60.0  # nothing is generated, so what takes longer has gone wrong
 _BY_STATUS: Mapping[int, type[ProviderError]] = {
     401: ProviderDenied,
     403: ProviderDenied,
@@ -66,7 +67,7 @@ class OpenAIClient:
 
     def __init__(self, endpoint: Endpoint, *, max_retries: int = 2) -> None:
         self.vendor = endpoint.vendor
-        self.models: Sequence[str] = ()
+        self.models: Mapping[str, int] = {}
         self._endpoint = endpoint
         self._max_retries = max_retries
         self._sdk: openai.AsyncOpenAI | None = None
@@ -112,7 +113,9 @@ class OpenAIClient:
         create = cast("Any", sdk.embeddings.create)
         with self._errors(model):
             # The SDK asks for base64 when nothing is said, which compatible servers often do not know.
-            answer = await create(model=model, input=list(texts), encoding_format="float", timeout=_time_left())
+            answer = await create(
+                model=model, input=list(texts), encoding_format="float", timeout=min(_time_left(), _EMBEDDING_TIMEOUT)
+            )
         return embedded(cast("CreateEmbeddingResponse", answer))
 
     async def close(self) -> None:

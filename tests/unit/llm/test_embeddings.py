@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -34,7 +34,7 @@ class Scripted:
     """Answers with the next of `answers`: Embedded, an exception, or an event to wait for."""
 
     vendor = "acme"
-    models: Sequence[str] = ()
+    models: Mapping[str, int] = {}
 
     def __init__(self, *answers: Embedded | BaseException | asyncio.Event) -> None:
         self.answers = list(answers)
@@ -256,11 +256,12 @@ def test_a_name_that_cannot_be_used_is_refused_at_once(name: str, said: str):
 async def test_the_bundled_model_makes_vectors_of_one_length_whatever_else_is_embedded():
     models = scripted_models()
     embedder = models.embedder("local/minilm")
+    assert embedder.dimensions == 384
     with entered(state := call()):
         alone = await embedder.embed(["How many holidays do I get?"])
         among = await embedder.embed(["x", "How many holidays do I get?", "word " * 2000])
     assert list(among[1]) == pytest.approx(list(alone[0]), abs=1e-6)
-    assert embedder.dimensions == minilm.DIMENSIONS == len(alone[0])
+    assert len(alone[0]) == minilm.DIMENSIONS
     assert all(math.hypot(*vector) == pytest.approx(1) for vector in among)
     assert state.ledger.usage.llm_calls == 2
     assert state.ledger.usage.cost_usd == 0
