@@ -77,7 +77,7 @@ async def opened(
 
 def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     """What the agents of one process share: models with keys and addresses from `variables` and prices from the
-    configuration, and the session store. Relative paths in the names of models and of the store begin at the
+    configuration, the session store, and tools. Relative paths in the names of models and of the store begin at the
     configuration's folder. Raises ConfigError.
     """
     from aixgo.config.settings import Settings  # only where a configuration is used
@@ -85,12 +85,13 @@ def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     from aixgo.llm.pricing import Price  # see above
     from aixgo.resources import Resources  # see above
     from aixgo.sessions.stores import make_store  # see above
+    from aixgo.tools.toolbox import Toolbox  # see above
 
     prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
     models = Models(ModelSettings.from_environment(variables), prices=prices, folder=config.folder)
     spec = config.sessions
     sessions = make_store(Settings.read(variables).session_store or spec.store, spec.limits(), config.folder)
-    return Resources(models, sessions)
+    return Resources(models, sessions, Toolbox.from_specs(config.tools))
 
 
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:

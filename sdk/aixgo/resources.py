@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aixgo.llm.models import Models
 from aixgo.sessions.contract import SessionStore
 from aixgo.sessions.in_memory import InMemorySessions
+from aixgo.tools.toolbox import Toolbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Resources:
 
     models: Models
     sessions: SessionStore = field(default_factory=InMemorySessions)
+    tools: Toolbox = field(default_factory=Toolbox)
 
     def wanted_by(self, make: Callable[..., Any]) -> Mapping[str, Any]:
         """The parts that `make`, a class or function, names as parameters."""
@@ -33,7 +36,6 @@ class Resources:
 
     async def close(self) -> None:
         """Close all parts."""
-        try:
-            await self.models.close()
-        finally:
-            await self.sessions.close()
+        async with AsyncExitStack() as parts:
+            for part in (self.tools, self.models, self.sessions):
+                parts.push_async_callback(part.close)

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from aixgo.agents.base import ReadyAgent, RoleConfig, completion_metadata, read_config, reply_to
+from aixgo.agents.base import ReadyAgent, completion_metadata, read_config, reply_to
+from aixgo.agents.memory import Memory, MemoryConfig, Recollection
 from aixgo.agents.tool_calls import ToolRunner
 from aixgo.agents.tool_loop import Ask, ToolLoop
 from aixgo.agents.turns import HAND_OVER, handed_over, handoff_offer, history, schema_of
@@ -22,10 +23,11 @@ from aixgo.events import Event, Result
 from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, Chunk, CompletionRequest
 from aixgo.llm.models import Models
 from aixgo.message import Message
+from aixgo.sessions.contract import SessionStore
 from aixgo.tools.toolbox import Offered, Toolbox
 
 
-class ReActConfig(RoleConfig):
+class ReActConfig(MemoryConfig):
     """`config:` of the role `react`."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is the most repeatable.")
@@ -55,16 +57,27 @@ class ReActAgent(ReadyAgent):
     `tool_calls`, a list of {name, ok}; `stopped: max_iterations` when it would have gone on; `handoff_to` and
     `handoff_reason` when the model hands over (`turns.py`), and then the other tools of that round are not run.
 
+    With a `session_id` it remembers messages and final answers (`memory.py` says when), not the uses of tools.
+
     It counts as idempotent only with `idempotent: true`, because tools may have effects. Raises ProviderError,
-    BudgetExceeded, InvalidInput; ToolError when an MCP server was never reached; the constructor ConfigError.
+    BudgetExceeded, InvalidInput; ToolError when an MCP server was never reached; MessageTooLarge, SessionLost and
+    SessionStoreUnavailable with a session; the constructor ConfigError.
     """
 
     role = "react"
     uses_tools = True
 
-    def __init__(self, spec: AgentSpec, *, models: Models | None = None, tools: Toolbox | None = None) -> None:
+    def __init__(
+        self,
+        spec: AgentSpec,
+        *,
+        models: Models | None = None,
+        tools: Toolbox | None = None,
+        sessions: SessionStore | None = None,
+    ) -> None:
         super().__init__(spec, models=models)
         self.config = read_config(spec, ReActConfig)
+        self._memory = Memory(spec.name, self.config, sessions)
         self.idempotent = self.config.idempotent
         self._chat = self.chat()
         self._toolbox = Toolbox() if tools is None else tools
@@ -75,7 +88,7 @@ class ReActAgent(ReadyAgent):
 
     async def execute(self, message: Message) -> Message:
         """The model's final answer to `message`."""
-        async with aclosing(self._events(message, self._whole)) as events:
+        async with aclosing(self._remembered(message, self._whole)) as events:
             async for event in events:
                 if isinstance(event, Result):
                     return event.message
@@ -83,13 +96,26 @@ class ReActAgent(ReadyAgent):
 
     async def stream(self, message: Message) -> AsyncIterator[Event]:
         """What the model says and which tools it uses, as it happens; then the Result."""
-        async with aclosing(self._events(message, self._chat.stream)) as events:
+        async with aclosing(self._remembered(message, self._chat.stream)) as events:
             async for event in events:
                 yield event
 
-    async def _events(self, message: Message, ask: Ask) -> AsyncGenerator[Event]:
+    async def stop(self) -> None:
+        """Close what the agent made itself: models, and a session store in memory."""
+        await super().stop()
+        await self._memory.close()
+
+    async def _remembered(self, message: Message, ask: Ask) -> AsyncGenerator[Event]:
+        recalled = self._memory.recalled(message)
+        async with recalled as recollection, aclosing(self._events(message, recollection, ask)) as events:
+            async for event in events:
+                if isinstance(event, Result):
+                    await recollection.keep(event.message.text)
+                yield event
+
+    async def _events(self, message: Message, recollection: Recollection, ask: Ask) -> AsyncGenerator[Event]:
         offered = await self._toolbox.offered(self.spec.tools, self.spec.mcp_servers)
-        request = self._request(message, offered)
+        request = self._request(message, recollection, offered)
         # Handing over is no answer by a schema.
         schema = None if HAND_OVER in (one.name for one in request.tools) else schema_of(message)
         config = self.config
@@ -104,13 +130,13 @@ class ReActAgent(ReadyAgent):
         """The model's answer in one piece: vendors' clients try again what fails, which a stream cannot."""
         yield Chunk(completion=await self._chat.complete(request))
 
-    def _request(self, message: Message, offered: Offered) -> CompletionRequest:
+    def _request(self, message: Message, recollection: Recollection, offered: Offered) -> CompletionRequest:
         turns = [ChatMessage("system", self.spec.prompt)] if self.spec.prompt else []
         offer = handoff_offer(message)
         if offer is not None and offer.name in offered:
             raise ConfigError(f"agents.{self.name}.tools: the name {offer.name!r} is kept for handing over; rename it")
         return CompletionRequest(
-            (*turns, *history(self.name, message), ChatMessage("user", message.text)),
+            (*turns, *history(self.name, message), *recollection.turns, ChatMessage("user", message.text)),
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,
             tools=offered.offers if offer is None else (*offered.offers, offer),

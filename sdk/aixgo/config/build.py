@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aixgo.config.spec import AgentSpec
     from aixgo.resources import Resources
 
-_UNUSED_BY_FUNCTIONS = ("model", "prompt", "inputs", "outputs", "config")
+_UNUSED_BY_FUNCTIONS = ("model", "prompt", "tools", "mcp_servers", "inputs", "outputs", "config")
 
 
 def build_agents(

@@ -17,9 +17,10 @@ from aixgo.errors import InvalidInput
 from aixgo.names import nearest
 from aixgo.orchestration.catalog import PATTERNS
 from aixgo.runtime.dns import ANY_NAME
+from aixgo.tools.contract import check_tool_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from aixgo.config.document import Document, Location
     from aixgo.config.problems import Problems
@@ -38,11 +39,14 @@ class _Checks:
         self._document = document
         self._problems = problems
         self._known = {*config.names, *config.deployment.connect}
+        self._tools = [tool.name for tool in config.tools if tool.python is not None]
+        self._servers = [tool.name for tool in config.tools if tool.mcp is not None]
 
     def run(self) -> None:
         if not self._config.names:
             self._note((), "there is nothing to run; add `agents:` with at least one agent")
         self._check_names()
+        self._check_tools()
         self._check_roles()
         graph: dict[str, list[str]] = {}
         for location, spec in self._orchestrations():
@@ -85,13 +89,35 @@ class _Checks:
     def _check_roles(self) -> None:
         for index, agent in enumerate(self._config.agents):
             location = ("agents", index)
-            for key in ("tools", "mcp_servers"):
-                if getattr(agent, key):
-                    self._note((*location, key), f"not yet: {key} of an agent; remove the key")
+            self._check_named(location, "tools", agent.tools, self._tools)
+            self._check_named(location, "mcp_servers", agent.mcp_servers, self._servers)
             for number, source in enumerate(agent.inputs):
                 self._check_member((*location, "inputs", number, "source"), source.source)
             for number, output in enumerate(agent.outputs):
                 self._check_member((*location, "outputs", number, "target"), output.target)
+
+    def _check_tools(self) -> None:
+        first: dict[str, int] = {}
+        for index, tool in enumerate(self._config.tools):
+            location = ("tools", index, "name")
+            if tool.name in first:
+                self._note(location, f"the name {tool.name!r} is taken (line {first[tool.name]}); rename one of them")
+            first.setdefault(tool.name, self._document.line(location))
+            if tool.python is not None:
+                try:
+                    check_tool_name(tool.name)
+                except InvalidInput as error:
+                    self._note(location, f"{dotted(location)}: {error.message}")
+
+    def _check_named(self, location: Location, key: str, names: Sequence[str], known: Collection[str]) -> None:
+        """Check the tools or MCP servers that an agent names."""
+        other = "mcp_servers" if key == "tools" else "tools"
+        elsewhere = self._servers if key == "tools" else self._tools
+        for number, name in enumerate(names):
+            if name not in known:
+                place = (*location, key, number)
+                hint = f"name it under {other}" if name in elsewhere else nearest(name, known)
+                self._note(place, f"{dotted(place)}: {name!r} is not among the {key} of this file; {hint}")
 
     def _check_pattern(self, location: Location, spec: PatternSpec) -> list[str]:
         """Check one pattern and those inside it; the names that it calls."""
@@ -150,8 +176,6 @@ class _Checks:
 
     def _check_later(self) -> None:
         seen = self._config.observability
-        if self._config.tools:
-            self._note(("tools",), "not yet: tools; remove the section")
         for key in ("otlp", "langfuse", "capture_content"):
             if getattr(seen, key):
                 self._note(("observability", key), f"not yet: observability.{key}; remove the key")

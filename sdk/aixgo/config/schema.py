@@ -6,6 +6,7 @@ Python: `Config(version=2, agents=(...))`.
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -66,8 +67,13 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _as_words(value: Any) -> Any:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
 Address = Annotated[str, AfterValidator(check_address)]
 Target = Annotated[str, AfterValidator(check_target)]
+StoreAddress = Annotated[SecretStr, AfterValidator(_check_store)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -86,8 +92,29 @@ class Price(_Section):
 class McpSpec(_Section):
     """An MCP server: a command to start, or the URL of one that runs."""
 
-    command: tuple[str, ...] = ()
-    url: str | None = None
+    command: Annotated[tuple[str, ...], BeforeValidator(_as_words)] = Field(
+        default=(), description="Starts the server, which then speaks over stdin and stdout: a list of words, or text."
+    )
+    url: str | None = Field(default=None, description="Where the server speaks streamable HTTP.")
+    env: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Variables of a started server; of this process's own it gets very few."
+    )
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="HTTP headers of each request to the url.")
+    only: tuple[str, ...] = Field(default=(), description="The server's own names of the tools to use; all when empty.")
+    prefix: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="Stands before the names that models see."
+    )
+    timeout: Duration = Field(default=30.0, description="For reaching or starting the server, and listing its tools.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "McpSpec":
+        if bool(self.command) == bool(self.url):
+            raise ValueError("an MCP server needs either `command` or `url`; give one of them")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError("url must begin with http:// or https://")
+        if (self.url and self.env) or (self.command and self.headers):
+            raise ValueError("`env` goes with a `command`, and `headers` go with a `url`")
+        return self
 
 
 class ToolSpec(_Section):
@@ -96,6 +123,12 @@ class ToolSpec(_Section):
     name: str
     python: str | None = Field(default=None, description="An importable function: my_pkg.tools:search.")
     mcp: McpSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ToolSpec":
+        if (self.python is None) == (self.mcp is None):
+            raise ValueError("a tool is either `python: my_pkg.tools:search` or `mcp: {...}`; give one of them")
+        return self
 
 
 class LimitsSpec(_Section):
@@ -160,7 +193,7 @@ class DeploymentSpec(_Section):
 class SessionsSpec(_Section):
     """Where agents keep what they remember of sessions, and how much of it."""
 
-    store: Annotated[SecretStr, AfterValidator(_check_store)] = Field(
+    store: StoreAddress = Field(
         default=SecretStr(MEMORY),
         description="memory, sqlite:///path/to/file.db, or postgresql://user:password@host/database.",
     )

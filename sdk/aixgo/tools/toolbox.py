@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from aixgo.errors import ConfigError, LimitExceeded, ToolError
+from aixgo.errors import ConfigError, LimitExceeded
+from aixgo.imports import find_object
 from aixgo.llm.contract import ToolOffer
 from aixgo.names import nearest
 from aixgo.tools.contract import Tool, check_tool_name, offer
+from aixgo.tools.functions import FunctionTool
 from aixgo.tools.mcp import McpServer
+from aixgo.tools.mcp_session import McpEndpoint
+
+if TYPE_CHECKING:
+    from aixgo.config.schema import McpSpec, ToolSpec
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +55,7 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[Tool] = (), servers: Iterable[McpServer] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self._paths: dict[str, str] = {}
         self._servers: dict[str, McpServer] = {}
         for tool in tools:
             check_tool_name(tool.name)
@@ -58,15 +65,29 @@ class Toolbox:
             self._check_free(server.name)
             self._servers[server.name] = server
 
+    @classmethod
+    def from_specs(cls, specs: Iterable[ToolSpec]) -> Self:
+        """The tools of a configuration. Functions are imported when an agent names them, servers begin when they are
+        used. Raises ConfigError.
+        """
+        made = cls(servers=[_server(spec.name, spec.mcp) for spec in specs if spec.mcp is not None])
+        for spec in specs:
+            if spec.python is not None:
+                check_tool_name(spec.name)
+                made._check_free(spec.name)
+                made._paths[spec.name] = spec.python
+        return made
+
     def check(self, tools: Sequence[str], servers: Sequence[str]) -> None:
-        """Raise ConfigError when there is no tool, or no MCP server, of one of these names."""
+        """Raise ConfigError when there is no tool, or no MCP server, of one of these names, or a function cannot be
+        imported.
+        """
         for name in tools:
             if name in self._servers:
                 raise ConfigError(f"tools: {name!r} is an MCP server; name it under mcp_servers")
-            if name not in self._tools:
-                raise ConfigError(f"tools: there is no tool {name!r}; {nearest(name, self._tools)}")
+            self._find(name)
         for name in servers:
-            if name in self._tools:
+            if name in self._tools or name in self._paths:
                 raise ConfigError(f"mcp_servers: {name!r} is a tool, no MCP server; name it under tools")
             if name not in self._servers:
                 raise ConfigError(f"mcp_servers: there is no MCP server {name!r}; {nearest(name, self._servers)}")
@@ -78,7 +99,7 @@ class Toolbox:
         MAX_TOOLS.
         """
         self.check(tools, servers)
-        found: dict[str, Tool] = {name: self._tools[name] for name in tools}
+        found: dict[str, Tool] = {name: self._find(name) for name in tools}
         owners = dict.fromkeys(tools, "the tools")
         for server, listed in zip(servers, await self._listed(servers), strict=True):
             for tool in listed:
@@ -111,15 +132,21 @@ class Toolbox:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _find(self, name: str) -> Tool:
+        if name not in self._tools:
+            if name not in self._paths:
+                raise ConfigError(f"tools: there is no tool {name!r}; {nearest(name, {*self._tools, *self._paths})}")
+            found = find_object(self._paths[name], f"tools.{name}.python", "a function, or an object that is a Tool")
+            self._tools[name] = as_tool(found, name)
+        return self._tools[name]
+
     def _check_free(self, name: str) -> None:
-        if name in self._tools or name in self._servers:
+        if name in self._tools or name in self._paths or name in self._servers:
             raise ConfigError(f"two tools are named {name!r}; rename one of them")
 
 
 def as_tool(value: Any, name: str) -> Tool:
     """A function, or an object that is a tool, as a tool of that name. Raises ConfigError for anything else."""
-    from aixgo.tools.functions import FunctionTool  # loads pydantic's models, which a mesh without tools does not need
-
     if isinstance(value, FunctionTool):
         return value if value.name == name else value.renamed(name)
     if isinstance(value, Tool) and not isinstance(value, type):
@@ -131,4 +158,6 @@ def as_tool(value: Any, name: str) -> Tool:
     return FunctionTool(value, name=name)
 
 
-__all__ = ["MAX_TOOLS", "Offered", "ToolError", "Toolbox", "as_tool"]
+def _server(name: str, spec: McpSpec) -> McpServer:
+    endpoint = McpEndpoint(spec.command, spec.url or "", spec.env, spec.headers)
+    return McpServer(name, endpoint, only=spec.only, prefix=spec.prefix, connect_timeout=spec.timeout)

@@ -459,3 +459,12 @@ async def test_with_inputs_and_outputs_it_works_reactively():
     async with running(made, Sink(spec, models=scripted_models(m=ScriptedModel([])))) as runtime:
         await runtime.send("r", "1+2?")
         assert (await asyncio.wait_for(got.get(), 10)).payload == "3"
+
+
+async def test_with_a_session_it_remembers_messages_and_answers_but_no_tools():
+    made, model = react(uses(("add", {"a": 1, "b": 2})), "it is 3", "3 again")
+    async with running(made) as runtime:
+        await runtime.call("r", Message("1+2?", session_id="s"))
+        async with runtime.stream("r", Message("again?", session_id="s")) as events:
+            _ = [event async for event in events]
+    assert [turn.content for turn in model.requests[-1].messages] == ["1+2?", "it is 3", "again?"]

@@ -169,9 +169,6 @@ def test_an_unusable_name_is_refused(name: str):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (HEAD + "tools: [{name: t, python: 'm:f'}]\n", "tools"),
-        ("version: 2\nagents: [{name: a, role: llm, tools: [t]}]\n", "tools of an agent"),
-        ("version: 2\nagents: [{name: a, role: llm, mcp_servers: [t]}]\n", "mcp_servers of an agent"),
         (HEAD + "observability: {otlp: 'http://x:4317'}\n", "observability.otlp"),
         (HEAD + "observability: {langfuse: true}\n", "observability.langfuse"),
         (HEAD + "observability: {capture_content: true}\n", "observability.capture_content"),
