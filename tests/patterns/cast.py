@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aixgo import Agent, AgentSpec, Message
-from aixgo import call as ambient
 from aixgo.agents.classifier import ClassifierAgent
 from aixgo.agents.llm import LLMAgent
 from aixgo.llm.contract import CompletionRequest, ToolUse
@@ -64,7 +63,8 @@ def cast_members(brain: Brain) -> list[Agent]:
         ClassifierAgent(sorter, models=brain.models),
         Shelf(),
         PaidBoom(),
-        Hangs(),
+        hangs := Hangs(),
+        Hanging(hangs),
         Mortal(),
     ]
 
@@ -94,9 +94,28 @@ class Hangs(Agent):
 
     name = "hangs"
 
+    def __init__(self) -> None:
+        self.running = 0
+
     async def execute(self, message: Message) -> Message:
-        await self.runtime.call("leaf", Message("spend these words"))
-        return await asyncio.get_running_loop().create_future()
+        self.running += 1
+        try:
+            await self.runtime.call("leaf", Message("spend these words"))
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            self.running -= 1
+
+
+class Hanging(Agent):
+    """Says how many calls hang in its process."""
+
+    name = "hanging"
+
+    def __init__(self, hangs: Hangs) -> None:
+        self._hangs = hangs
+
+    async def execute(self, message: Message) -> Message:
+        return Message(self._hangs.running)
 
 
 class Mortal(Agent):
@@ -105,8 +124,6 @@ class Mortal(Agent):
     name = "mortal"
 
     async def execute(self, message: Message) -> Message:
-        state = ambient.current()
-        assert state is not None
         os.kill(os.getpid(), signal.SIGKILL)
         return message
 

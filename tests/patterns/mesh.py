@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from aixgo import Agent
+from aixgo import Agent, Sequential
 from aixgo.config.build import build_agents
 from aixgo.config.load import loads
 from aixgo.resources import Resources
@@ -19,14 +19,14 @@ from tests.patterns.table import TABLE, in_yaml, make
 PATTERNS = tuple(TABLE)
 PAIRS = tuple(zip(PATTERNS, (*PATTERNS[5:], *PATTERNS[:5]), strict=True))
 """Twelve pairs (outer, inner): each pattern once outside and once inside."""
-CAST = ("lead", "greeter", "leaf", "leaf-2", "sorter", "shelf", "paid-boom", "hangs", "mortal")
+CAST = ("lead", "greeter", "leaf", "leaf-2", "sorter", "shelf", "paid-boom", "hangs", "hanging", "mortal")
 FAILURES = ("paid-boom", "hangs", "mortal")
 
 
 def all_agents(brain: Brain | None = None) -> list[Agent]:
     """Every agent and orchestrator, new."""
     brain = brain or Brain()
-    return [*cast_members(brain), *from_python(), *from_yaml(brain), *nested(PAIRS), *failing()]
+    return [*cast_members(brain), *from_python(), *from_yaml(brain), *nested(PAIRS), *failing(), *levels()]
 
 
 def from_python() -> list[Agent]:
@@ -55,6 +55,15 @@ def failing() -> list[Agent]:
     return [make(pattern, f"{pattern}!{member}", member) for pattern in PATTERNS for member in FAILURES]
 
 
+def levels() -> list[Agent]:
+    """Sequences of leaves in three levels, which live in three processes."""
+    return [
+        Sequential("top", ["middle", "leaf-2"]),
+        Sequential("middle", ["bottom", "leaf"]),
+        Sequential("bottom", ["leaf", "leaf-2"]),
+    ]
+
+
 def document(orchestrations: list[dict[str, Any]]) -> dict[str, Any]:
     """A whole YAML file with the cast's names and these orchestrations."""
     agents = [{"name": name, "role": "llm", "model": "test/brain"} for name in CAST]
@@ -63,12 +72,13 @@ def document(orchestrations: list[dict[str, Any]]) -> dict[str, Any]:
 
 PLACES: dict[str, tuple[str, ...]] = {
     "outer": (
+        "top",
         *(f"py-{pattern}" for pattern in PATTERNS),
         *(f"yaml-{pattern}" for pattern in PATTERNS),
         *(f"{outer}+{inner}" for outer, inner in PAIRS),
         *(f"{pattern}!{member}" for pattern in PATTERNS for member in FAILURES),
     ),
-    "inner": (*(f"inner-{pattern}" for pattern in PATTERNS), "lead", "greeter", "sorter", "shelf"),
-    "leaves": ("leaf", "leaf-2", "paid-boom", "hangs"),
+    "inner": ("middle", *(f"inner-{pattern}" for pattern in PATTERNS), "lead", "greeter", "sorter", "shelf"),
+    "leaves": ("bottom", "leaf", "leaf-2", "paid-boom", "hangs", "hanging"),
 }
 """The processes of the fleet; `mortal` gets one of its own in the tests that kill it."""

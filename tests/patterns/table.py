@@ -74,9 +74,7 @@ TABLE: Mapping[str, Row] = {
         {"handoff_count": 1},
     ),
     "hierarchical": Row(
-        lambda name, slot, limits: Hierarchical(
-            name, {"first": slot, "second": "leaf"}, manager="lead", limits=limits
-        ),
+        lambda name, slot, limits: Hierarchical(name, {"first": slot, "second": "leaf"}, manager="lead", limits=limits),
         (),
         {"manager": "lead", "teams": {"first": "SLOT", "second": "leaf"}},
         {"level": 1},
@@ -100,9 +98,7 @@ TABLE: Mapping[str, Row] = {
         {"strategy": "majority", "used_fallback": False},
     ),
     "debate": Row(
-        lambda name, slot, limits: Debate(
-            name, [slot, "leaf"], moderator="lead", structured=False, limits=limits
-        ),
+        lambda name, slot, limits: Debate(name, [slot, "leaf"], moderator="lead", structured=False, limits=limits),
         ("SLOT", "leaf"),
         {"moderator": "lead", "structured": False},
         {"rounds": 1, "verdict_by": "moderator"},
