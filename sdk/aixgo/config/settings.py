@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aixgo.config.schema import check_address
+from aixgo.config.schema import StoreAddress, check_address
 from aixgo.errors import ConfigError
 
 PREFIX = "AIXGO_"
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     advertise_address: Address | None = Field(default=None, description="host:port that others reach a server at.")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
-    session_store: SecretStr | None = Field(
+    session_store: StoreAddress | None = Field(
         default=None, description="Where sessions are kept; overrides sessions.store. It may hold a password."
     )
     local_model_url: str = Field(default="", description="Base URL of a process that serves the embedded model.")
