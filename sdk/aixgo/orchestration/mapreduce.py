@@ -104,7 +104,8 @@ class MapReduce(Orchestrator):
         self._reducer = None if reducer in (LIST, JOIN) else reducer
         members = (splitter, mapper, self._reducer)
         super().__init__(name, [member for member in members if member is not None], limits=limits)
-        self._mapper, self._splitter, self._split = mapper, splitter, split
+        self._mapper, self._splitter = mapper, splitter
+        self._split: Split = split
         if split not in (ways := get_args(Split)):
             raise InvalidInput(f"split of mapreduce {name!r}: {split!r} is none; {nearest(split, ways)}")
         if concurrency < 1 or max_items < 1:
@@ -182,9 +183,9 @@ class MapReduce(Orchestrator):
     def _item_metadata(self, message: Message) -> dict[str, Any]:
         """The request's metadata for an item: without what asks for the one answer that the reducer gives."""
         dropped = {HANDOFFS_KEY} if self._reducer is None else {HANDOFFS_KEY, SCHEMA_KEY}
-        kept = {key: value for key, value in message.metadata.items() if key not in dropped}
         # A conversation, be it an empty one, keeps agents with a memory from holding the session for each item.
-        return {CONVERSATION: []} | kept
+        unconnected: dict[str, Any] = {CONVERSATION: []}
+        return unconnected | {key: value for key, value in message.metadata.items() if key not in dropped}
 
     async def _reduced(self, message: Message, outcomes: Outcomes, calls: MemberCalls) -> Message:
         if self._separator is not None:
