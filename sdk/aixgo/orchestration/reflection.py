@@ -16,7 +16,7 @@ from aixgo.errors import AixgoError, DeadlineExceeded, InvalidCompletion, Invali
 from aixgo.llm.structured import strict_schema
 from aixgo.message import Message, new_id
 from aixgo.orchestration.asking import ATTEMPTS, SCHEMA_KEY, read_answer
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 
 Stopped = Literal["threshold", "no_improvement", "max_iterations", "error", "handoff"]
@@ -156,14 +156,18 @@ class Reflection(Orchestrator):
 
     async def _criticised(self, task: Message, draft: Message, iteration: int, calls: MemberCalls) -> Critique:
         """The critic's answer on a draft. Unlike `ask`, it may be a text with the score in its metadata."""
-        question = _question(task, draft, iteration)
+        question, step = _question(task, draft, iteration), 2 * iteration
         asked = question
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return read_critique(await calls.step(2 * iteration, self._critic, asked))
+                return read_critique(await calls.step(step, self._critic, asked))
             except (InvalidReply, InvalidCompletion) as error:
                 if attempt == ATTEMPTS:
-                    raise
+                    raise InvalidReply(
+                        f"critic {name_of(self._critic)!r} was asked {ATTEMPTS} times for a score from 0 to 1 and"
+                        f" feedback: {error.message}",
+                        fields={"step": step},
+                    ) from error
                 asked = question.with_(
                     payload=f"{question.text}\n\nYour last answer could not be used: {error.message}"
                 )
