@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError, InvalidInput
 from aixgo.llm.models import Models
 from aixgo.message import Message
-from aixgo.retrieval.index import Found, Index
+from aixgo.retrieval.index import Found, Index, Progress, Report
 from aixgo.retrieval.qdrant import MEMORY, Place, QdrantStore
 from aixgo.retrieval.splitting import DEFAULT_OVERLAP, DEFAULT_SIZE, MAX_SIZE, MIN_SIZE
 
@@ -68,10 +69,12 @@ class RetrieverAgent(ReadyAgent):
     its words has `keyword_score` (BM25) too. Metadata: `retrieved`, how many; `embeddings`, the model. The request's
     metadata `top_k` and `min_score` stand above the configuration's.
 
-    With `documents` the folder (a relative one is looked for in the working directory) is indexed before the first
-    answer, once for all callers: it goes on when a caller leaves, and is in no caller's budget, deadline or usage; its
-    usage is logged, and each of its spans has it. When it fails, the callers that wait get its error, and the next call
-    tries again from where it stopped. For large folders run `aixgo index` first.
+    With `documents` that folder is indexed before the first answer, once for all callers: it goes on when a caller
+    leaves, and is in no caller's budget, deadline or usage; its usage is logged, and each of its spans has it. When it
+    fails, the callers that wait get its error, and the next call tries again from where it stopped. For large folders
+    run `aixgo index` first.
+
+    Relative paths of `documents` and `store` begin at `folder` (default: the working directory).
 
     Raises InvalidInput for a query that is empty or too long, WrongState without a collection or when an embedded store
     is open in another process, Unavailable, ProviderError, BudgetExceeded; the constructor ConfigError.
@@ -80,10 +83,11 @@ class RetrieverAgent(ReadyAgent):
     role = "retriever"
     idempotent = True
 
-    def __init__(self, spec: AgentSpec, *, models: Models | None = None) -> None:
+    def __init__(self, spec: AgentSpec, *, models: Models | None = None, folder: Path | None = None) -> None:
         super().__init__(spec, models=models)
         self.config = read_config(spec, RetrieverConfig)
-        self.store = QdrantStore(place_of(self.config))
+        self._folder = folder or Path()
+        self.store = QdrantStore(place_of(self.config, self._folder))
         self.index = self._index()
         self._indexing: asyncio.Task[None] | None = None
 
@@ -94,6 +98,10 @@ class RetrieverAgent(ReadyAgent):
         await self._indexed()
         found = await self.index.search(query, top_k, hybrid=self.config.hybrid, min_score=min_score)
         return reply_to(message, {"chunks": [_told(one) for one in found]}, self._metadata(found))
+
+    async def load(self, progress: Progress | None = None, *, fresh: bool = False) -> Report:
+        """Index the documents of the configuration now, in this call's budget; see `Index.load`."""
+        return await self.index.load(Path(self.config.documents), progress, base=self._folder, fresh=fresh)
 
     async def stop(self) -> None:
         """Stop indexing, and close the store and the models that the agent made itself."""
@@ -116,13 +124,13 @@ class RetrieverAgent(ReadyAgent):
         if not self.config.documents:
             return
         if self._indexing is None or (self._indexing.done() and _failed(self._indexing)):
-            self._indexing = asyncio.create_task(self._load(), name=f"index {self.name}")
+            self._indexing = asyncio.create_task(self._load_for_all(), name=f"index {self.name}")
         await asyncio.shield(self._indexing)
 
-    async def _load(self) -> None:
+    async def _load_for_all(self) -> None:
         state = root_entry(self.name, math.inf, "")
         set_state(state)
-        report = await self.index.load(Path(self.config.documents))
+        report = await self.load()
         spent = state.ledger.usage
         log.info(
             "%s: %d documents indexed, %d as they were, %d removed, %d skipped; %d tokens, %s USD",
@@ -148,10 +156,11 @@ class RetrieverAgent(ReadyAgent):
         return {"retrieved": len(found), "embeddings": self.config.embeddings}
 
 
-def place_of(config: RetrieverConfig) -> Place:
+def place_of(config: RetrieverConfig, folder: Path = Path()) -> Place:
     """Where the collection of `config` is; a key that it leaves out is QDRANT_API_KEY of the environment."""
     key = os.environ.get("QDRANT_API_KEY", "")
-    return Place(config.store, config.collection, config.api_key or (SecretStr(key) if key else None))
+    place = Place(config.store, config.collection, config.api_key or (SecretStr(key) if key else None))
+    return place if place.is_server or config.store == MEMORY else replace(place, store=str(folder / config.store))
 
 
 def _query(message: Message) -> str:

@@ -72,13 +72,16 @@ class Index:
     def __post_init__(self) -> None:
         check_sizes(self.chunk_size, self.overlap)
 
-    async def load(self, place: Path, progress: Progress | None = None, *, fresh: bool = False) -> Report:
+    async def load(
+        self, place: Path, progress: Progress | None = None, *, base: Path = Path(), fresh: bool = False
+    ) -> Report:
         """Make the collection equal to the documents at `place`, a folder or a file; other documents in it stay.
 
-        With `fresh` the collection is emptied first. Interrupted, it goes on where it was the next time. Raises
-        ConfigError, LimitExceeded, ProviderError, BudgetExceeded, Unavailable.
+        A relative place is looked for in `base`, and named in the index as it was given. With `fresh` the collection is
+        emptied first. Interrupted, it goes on where it was the next time. Raises ConfigError, LimitExceeded,
+        ProviderError, BudgetExceeded, Unavailable.
         """
-        listing = await asyncio.to_thread(list_files, place)
+        listing = await asyncio.to_thread(list_files, place, base)
         report = Report(skipped=list(listing.skipped))
         with span(f"index {listing.scope}", {"retrieval.embeddings": self.embedder.name}) as live:
             await self._ready(fresh=fresh)

@@ -68,22 +68,24 @@ class Listing:
         return name == self.scope or name.startswith(f"{self.scope.rstrip('/')}/")
 
 
-def list_files(place: Path) -> Listing:
-    """The documents at `place`, a folder or one file, by name. Hidden files and folders are passed over; links that
-    lead out of the folder, and kinds of files that cannot be read, are skipped with a reason.
+def list_files(place: Path, base: Path = Path()) -> Listing:
+    """The documents at `place`, a folder or one file, by name; a relative place is looked for in `base`. Hidden files
+    and folders are passed over; links that lead out of the folder, and kinds of files that cannot be read, are skipped
+    with a reason.
 
     Raises ConfigError when there is nothing at `place`, LimitExceeded for more than MAX_FILES files.
     """
     scope = PurePath(place).as_posix()
-    if place.is_file():
-        return Listing(scope, (Source(place, scope),))
-    if not place.is_dir():
-        raise ConfigError(f"there is no folder or file {str(place)!r} in {Path.cwd()}; name one, or give a whole path")
+    top = base / place
+    if top.is_file():
+        return Listing(scope, (Source(top, scope),))
+    if not top.is_dir():
+        raise ConfigError(f"there is no folder or file {str(place)!r} in {base.resolve()}; name one, or its whole path")
     sources: list[Source] = []
     skipped: list[Skipped] = []
-    root = place.resolve()
-    for path in _walk(place):
-        name = path.as_posix()
+    root = top.resolve()
+    for path in _walk(top):
+        name = (place / path.relative_to(top)).as_posix()
         if path.suffix.lower() not in READERS:
             skipped.append(Skipped(name, f"files of kind {path.suffix or 'none'} are not read; {_known()} are"))
         elif not path.resolve().is_relative_to(root):

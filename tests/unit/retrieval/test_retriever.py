@@ -46,6 +46,10 @@ def move(one: str, other: str) -> None:
     Path(one).rename(other)
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 async def ask(agent: RetrieverAgent, text: str, **metadata: Any) -> list[dict[str, Any]]:
     async with running(agent) as runtime:
         reply = await runtime.call("finder", Message(text, metadata))
@@ -138,10 +142,10 @@ async def test_documents_are_indexed_once_and_in_no_callers_budget(
     loads = 0
     load = Index.load
 
-    async def counted(self: Index, place: Path) -> Any:
+    async def counted(self: Index, *given: Any, **more: Any) -> Any:
         nonlocal loads
         loads += 1
-        return await load(self, place)
+        return await load(self, *given, **more)
 
     monkeypatch.setattr(Index, "load", counted)
     caplog.set_level(logging.INFO, "aixgo.agents.retriever")
@@ -161,7 +165,7 @@ async def test_a_caller_that_leaves_does_not_stop_indexing_and_stopping_the_agen
 ):
     began, stopped = asyncio.Event(), asyncio.Event()
 
-    async def endless(self: Index, place: Path) -> None:
+    async def endless(self: Index, *given: Any, **more: Any) -> None:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -177,6 +181,18 @@ async def test_a_caller_that_leaves_does_not_stop_indexing_and_stopping_the_agen
     assert not stopped.is_set()
     await agent.stop()
     assert stopped.is_set()
+
+
+async def test_relative_paths_begin_at_the_folder_and_sources_are_named_as_they_were_given(
+    handbook: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = {"documents": "handbook", "store": "kept", "embeddings": "test/words"}
+    spec = AgentSpec(name="finder", role="retriever", config=config)
+    found = await ask(RetrieverAgent(spec, models=scripted_models(), folder=tmp_path), "canteen lunch")
+    assert found[0]["source"] == "handbook/canteen.md"
+    assert names_in(tmp_path) == ["elsewhere", "handbook", "kept"]
 
 
 async def test_indexing_that_failed_is_tried_again(handbook: None):
