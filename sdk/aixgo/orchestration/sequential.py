@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -13,6 +13,12 @@ from aixgo.names import nearest
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.conditions import Condition, Predicate
 from aixgo.orchestration.reading import PatternConfig, required
+
+_ANSWER = ("response_schema", "handoffs")
+"""Metadata of a request that says how to answer it: for the last step, whose reply is the reply."""
+_ORDERS = frozenset({*_ANSWER, "active_agent", "conversation", "handoff_from", "handoff_reason", "handoff_to"})
+"""Metadata that is an order in a request. In a reply it is about that reply (whom a swarm handed over to), so the next
+step, to which the reply is a request, must not get it."""
 
 
 class SequentialConfig(PatternConfig):
@@ -27,13 +33,17 @@ class SequentialConfig(PatternConfig):
 
 
 class Sequential(Orchestrator):
-    """Calls its members one after another; the reply is the last one's.
+    """Calls its members one after another; each gets what the one before answered; the reply is the last one's.
 
-    With `on_error="stop"` the first error ends it and is raised as it is, with `fields["step"]`. With "skip" the input
-    of a step that fails goes on to the next one; an error that ends the whole (budget, depth, deadline) is raised all
-    the same, and AllMembersFailed when no step succeeded. A step whose condition in `when` (by its agent's name, or its
-    number as text) does not hold is skipped in the same way. Metadata: `step_count`, and when some were skipped
-    `skipped_steps`: a list of {step, agent, reason: "condition" or "error", class, message}.
+    What the request's metadata say of the answer (`response_schema`, `handoffs`) is for the last step, its
+    `conversation` for the first. With `on_error="stop"` the first error ends it and is raised as it is, with
+    `fields["step"]`. With "skip" the input of a step that fails goes on to the next one; an error that ends the whole
+    (budget, depth, deadline) is raised all the same, and AllMembersFailed when no step succeeded. A step whose
+    condition in `when` does not hold is skipped in the same way: `when` names a step by its number as text, or by its
+    agent's name, for every step of that agent whose number it does not name.
+
+    Metadata: `step_count`, and when some were skipped `skipped_steps`: a list of {step, agent, reason: "condition" or
+    "error", class, message}.
     """
 
     pattern: ClassVar[str] = "sequential"
@@ -51,7 +61,7 @@ class Sequential(Orchestrator):
         super().__init__(name, members, limits=limits)
         self._skips = on_error == "skip"
         self._when = dict(when or {})
-        steps = {name_of(member) for member in members} | {str(number) for number in range(1, len(members) + 1)}
+        steps = [*filter(None, map(name_of, members)), *(str(number) for number in range(1, len(members) + 1))]
         for step in self._when:
             if step not in steps:
                 raise InvalidInput(f"when.{step}: sequential {name!r} has no such step; {nearest(step, steps)}")
@@ -63,21 +73,31 @@ class Sequential(Orchestrator):
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         calls.span.set("step_count", len(self._members))
         skipped: list[dict[str, Any]] = []
+        request = reply = message
         for number, member in enumerate(self._members, 1):
-            if not self._wanted(number, member, message):
+            request = self._told_how_to_answer(number, request, message)
+            if not self._wanted(number, member, request):
                 skipped.append({"step": number, "agent": name_of(member), "reason": "condition"})
                 continue
             try:
-                message = await calls.step(number, member, message)
+                reply = await calls.step(number, member, request)
             except AixgoError as error:
                 if not self._skips or calls.fatal(error):
                     raise
                 skipped.append(_failure(number, member, error))
-        return self._reply(message, skipped)
+            else:
+                request = _without(reply, _ORDERS)
+        return self._reply(reply, skipped)
 
-    def _wanted(self, number: int, member: Member, message: Message) -> bool:
-        condition = self._when.get(str(number)) or self._when.get(name_of(member))
-        return condition is None or condition(message)
+    def _told_how_to_answer(self, number: int, request: Message, message: Message) -> Message:
+        """A step's request: the last one answers as `message` wants it, the others as they like."""
+        if number < len(self._members):
+            return _without(request, _ANSWER)
+        return request.with_metadata(**{key: message.metadata[key] for key in _ANSWER if key in message.metadata})
+
+    def _wanted(self, number: int, member: Member, request: Message) -> bool:
+        condition = self._when.get(str(number), self._when.get(name_of(member)))
+        return condition is None or condition(request)
 
     def _reply(self, message: Message, skipped: Sequence[Mapping[str, Any]]) -> Message:
         failed = {step["agent"]: step for step in skipped if step["reason"] == "error"}
@@ -87,6 +107,13 @@ class Sequential(Orchestrator):
             raise AllMembersFailed(f"no step succeeded: {reasons}", fields={"errors": errors})
         reply = message.with_metadata(step_count=len(self._members))
         return reply.with_metadata(skipped_steps=list(skipped)) if skipped else reply
+
+
+def _without(message: Message, keys: Collection[str]) -> Message:
+    """A message without these entries of its metadata."""
+    if not any(key in message.metadata for key in keys):
+        return message
+    return message.with_(metadata={key: value for key, value in message.metadata.items() if key not in keys})
 
 
 def _failure(number: int, member: Member, error: AixgoError) -> dict[str, Any]:

@@ -141,8 +141,9 @@ async def test_the_supervisor_sees_task_workers_and_what_happened_in_words_and_a
     first, _, last = boss.asked
     assert first.text.startswith("Task:\ntask\n\nWorkers:\n- a: digs\n- bad\n\nSo far:\nNothing yet.\n")
     assert "round 1 of 5" in first.text
-    assert "1. a was asked: dig\n   a answered: a(dig)\n2. bad was asked: the task\n   bad failed: AgentFailed: agent" in (
-        last.text
+    assert (
+        "1. a was asked: dig\n   a answered: a(dig)\n2. bad was asked: the task\n   bad failed: AgentFailed: agent"
+        in (last.text)
     )
     assert last.metadata["task"] == "task"
     assert last.metadata["workers"] == {"a": "digs", "bad": ""}
@@ -383,7 +384,7 @@ async def test_a_model_supervises_models() -> None:
 
     supervisor = Supervisor("s", [made("writer"), made("editor")], supervisor=made("boss"))
     reply = await ask(supervisor)
-    assert reply.payload == "task / writer: wrote: write two words / task"
+    assert reply.payload == "task / write two words / writer: wrote: write two words / task"
     assert reply.usage.llm_calls == 5
     assert reply.metadata["tokens_total"] == reply.usage.total_tokens > 0
 
