@@ -138,6 +138,7 @@ class Ensemble(Orchestrator):
             )
         counted: voting.Strategy = "majority" if self._strategy == "judge" else self._strategy
         verdict = voting.decide(ballots, counted, normalise=self._normalise)
+        calls.span.set("ensemble.agreement", verdict.agreement)
         reply = await self._decided(message, replies, ballots, verdict, calls)
         reply = reply.with_metadata(strategy=self._strategy, votes=dict(verdict.votes), voters=_voters(verdict))
         return reply.with_metadata(parallel_errors=told(errors)) if errors else reply
@@ -222,7 +223,6 @@ class Ensemble(Orchestrator):
         return _Elected(chosen, same / len(ballots), {"reason": str(getattr(ruling, "reason"))})  # noqa: B009  # so is this
 
     async def _fall_back(self, fallback: Member, message: Message, verdict: Verdict, calls: MemberCalls) -> Message:
-        calls.span.set("ensemble.agreement", verdict.agreement)
         calls.span.set("ensemble.used_fallback", True)
         asked = message.with_metadata(votes=dict(verdict.votes), voters=_voters(verdict))
         reply = await self._ask(fallback, asked, calls)
