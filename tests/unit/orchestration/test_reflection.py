@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from aixgo.errors import ConfigError, InvalidInput, InvalidReply
 from aixgo.orchestration.reflection import best_of, without_improvement
 from aixgo.resources import Resources
 from aixgo.runtime.contract import CallOptions
+from aixgo.telemetry import spans
 from aixgo.testing import ScriptedModel, running, scripted_models
 from hypothesis import given
 from hypothesis import strategies as st
@@ -363,6 +365,37 @@ async def test_members_may_be_patterns_and_it_may_be_a_member() -> None:
     assert isinstance(events[-1], Result)
     assert events[-1].message.payload == "draft 2"
     assert ("outer", "outer/0", "outer/0/0", "writer") in {event.path for event in events}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, dict[str, Any]]:
+    """The attributes of the spans that a test makes, by the spans' names."""
+    seen: dict[str, dict[str, Any]] = {}
+
+    class Recording(spans.Span):
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def set(self, key: str, value: Any) -> None:
+            seen[self._name][key] = value
+
+    @contextmanager
+    def span(name: str, attributes: Mapping[str, Any]) -> Generator[spans.Span]:
+        seen[name] = dict(attributes)
+        yield Recording(name)
+
+    monkeypatch.setattr(spans, "span", span)
+    return seen
+
+
+async def test_its_span_says_how_it_ended_and_has_its_steps(recorded: Mapping[str, dict[str, Any]]) -> None:
+    await reflect(Critic(0.5, 0.3))
+    attributes = recorded["orchestration.reflection"]
+    assert {key: attributes[key] for key in attributes if key.startswith("reflection.")} == {
+        "reflection.iterations": 2, "reflection.score": 0.5, "reflection.stopped": "no_improvement",
+    }  # fmt: skip
+    steps = [name for name in recorded if name.startswith("step.")]
+    assert steps == ["step.1.writer", "step.2.critic", "step.3.writer", "step.4.critic"]
 
 
 # laws
