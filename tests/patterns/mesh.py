@@ -42,17 +42,17 @@ def from_yaml(brain: Brain) -> list[Agent]:
 
 
 def nested(pairs: Any) -> list[Agent]:
-    """The pairs as `OUTER+INNER`, each around `inner-INNER`, which holds a leaf."""
+    """The pairs as `OUTER.INNER`, each around `inner-INNER`, which holds a leaf."""
     inner = sorted({inner for _, inner in pairs})
     return [
         *(make(pattern, f"inner-{pattern}", "leaf") for pattern in inner),
-        *(make(outer, f"{outer}+{within}", f"inner-{within}") for outer, within in pairs),
+        *(make(outer, f"{outer}.{within}", f"inner-{within}") for outer, within in pairs),
     ]
 
 
 def failing() -> list[Agent]:
-    """Each pattern around each member that fails, as `PATTERN!MEMBER`."""
-    return [make(pattern, f"{pattern}!{member}", member) for pattern in PATTERNS for member in FAILURES]
+    """Each pattern around each member that fails, as `PATTERN.MEMBER`."""
+    return [make(pattern, f"{pattern}.{member}", member) for pattern in PATTERNS for member in FAILURES]
 
 
 def levels() -> list[Agent]:
@@ -75,8 +75,8 @@ PLACES: dict[str, tuple[str, ...]] = {
         "top",
         *(f"py-{pattern}" for pattern in PATTERNS),
         *(f"yaml-{pattern}" for pattern in PATTERNS),
-        *(f"{outer}+{inner}" for outer, inner in PAIRS),
-        *(f"{pattern}!{member}" for pattern in PATTERNS for member in FAILURES),
+        *(f"{outer}.{inner}" for outer, inner in PAIRS),
+        *(f"{pattern}.{member}" for pattern in PATTERNS for member in FAILURES),
     ),
     "inner": ("middle", *(f"inner-{pattern}" for pattern in PATTERNS), "lead", "greeter", "sorter", "shelf"),
     "leaves": ("bottom", "leaf", "leaf-2", "paid-boom", "hangs", "hanging"),

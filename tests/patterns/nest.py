@@ -48,7 +48,7 @@ async def one(
     memory.clear()
     brain.calls = brain.tokens = 0
     before = asyncio.all_tasks()
-    reply = await runtime.call(f"{outer}+{inner}", TASK, timeout=BOUND)
+    reply = await runtime.call(f"{outer}.{inner}", TASK, timeout=BOUND)
     counted = [brain.calls, brain.tokens]
     spans = memory.get_finished_spans()
     return {
@@ -62,7 +62,7 @@ async def one(
         "spans": lineage(spans, f"orchestration.{inner}", f"inner-{inner}"),
         "span_tokens": next(s.attributes["tokens.total"] for s in spans if s.parent is None),
         "left": len(asyncio.all_tasks() - before),
-        "halved": await halved(runtime, brain, f"{outer}+{inner}", reply.usage.total_tokens // 2),
+        "halved": await halved(runtime, brain, f"{outer}.{inner}", reply.usage.total_tokens // 2),
     }
 
 

@@ -53,7 +53,7 @@ def test_no_nest_overspends_its_budget(nests: Mapping[Any, dict[str, Any]], oute
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
 async def test_pairs_nest_over_a_fleet(runtime: BaseRuntime, outer: str, inner: str) -> None:
-    name = f"{outer}+{inner}"
+    name = f"{outer}.{inner}"
     async with runtime.stream(name, TASK, timeout=BOUND) as events:
         seen = [event async for event in events]
     assert isinstance(seen[-1], Result)
@@ -72,7 +72,7 @@ async def test_pairs_nest_over_a_fleet(runtime: BaseRuntime, outer: str, inner: 
 async def test_pairs_hold_a_budget_over_a_fleet(runtime: BaseRuntime, outer: str, inner: str) -> None:
     tokens = 20
     try:
-        reply = await runtime.call(f"{outer}+{inner}", TASK, timeout=BOUND, options=CallOptions(max_tokens=tokens))
+        reply = await runtime.call(f"{outer}.{inner}", TASK, timeout=BOUND, options=CallOptions(max_tokens=tokens))
         spent = reply.usage
     except AixgoError as error:
         spent = error.usage
