@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ async def test_two_agents_may_return_so_often_and_no_more(ping_pong: int) -> Non
     reply = await ask(Swarm("s", made, ping_pong=ping_pong))
     assert reply.metadata["handoff_count"] == hops
     a, b = Talker("a", *["b"] * 5), Talker("b", *["a"] * 5)
-    with pytest.raises(HandoffLoop, match="'[ab]' and '[ab]' hand over to each other again and again: a > b") as caught:
+    with pytest.raises(HandoffLoop, match=r"'[ab]' and '[ab]' hand over to each other again and again") as caught:
         await ask(Swarm("s", [a, b], ping_pong=ping_pong))
     assert len(caught.value.fields["handoffs"]) == hops + 2
     assert len(a.asked) + len(b.asked) == hops + 1
@@ -254,7 +255,7 @@ def test_whatever_agents_do_no_rule_is_ever_broken(
         ended = error
     assert order[0] == "a"
     assert len(order) <= max_handoffs + 1
-    for source, target in zip(order, order[1:], strict=False):
+    for source, target in pairwise(order):
         assert target in (allowed.get(source, []) if table is not None else [n for n in NAMES if n != source])
     assert _returns(order) <= ping_pong
     if isinstance(ended, HandoffLoop):
