@@ -20,6 +20,7 @@ from aixgo.agents.answers import Answer, answers_in, message_of
 from aixgo.agents.base import ReadyAgent, completion_metadata, read_config, reply_to
 from aixgo.agents.collecting import Collector, Group
 from aixgo.agents.combining import AggregatorConfig, Combined, combining
+from aixgo.config.duration import Duration
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import AixgoError, ConfigError
 from aixgo.events import Delta, Event, Result
@@ -38,9 +39,8 @@ class _Config(AggregatorConfig):
     wait_for: int | None = Field(
         default=None, ge=1, description="Reactively: of how many inputs one answer is made; without it, of all."
     )
-    wait: float = Field(
+    wait: Duration = Field(
         default=60.0,
-        gt=0,
         description="Reactively: seconds after the first message, when one answer is made of what came.",
     )
     max_open: int = Field(

@@ -22,6 +22,7 @@ from aixgo.errors import LimitExceeded
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, CompletionRequest
 from aixgo.llm.embeddings import Embedder
+from aixgo.llm.shares import Share
 from aixgo.message import JSON
 
 MAX_CLUSTERED = 200
@@ -196,7 +197,7 @@ class _Weighted(_Written):
 
 class _Agreement(BaseModel):
     answer: str
-    agreement: float = Field(ge=0, le=1)
+    agreement: Share
     disagreements: list[str]
 
 
@@ -225,16 +226,17 @@ class _Hierarchical:
         size, levels = self._config.group_size, 1
         while len(answers) > size:
             groups = [answers[at : at + size] for at in range(0, len(answers), size)]
-            answers = await together([self._combined(group) for group in groups], concurrency=MODEL_CALLS)
+            numbered = [self._combined(f"group {number}", group) for number, group in enumerate(groups, start=1)]
+            answers = await together(numbered, concurrency=MODEL_CALLS)
             levels += 1
         return Draft(_request(self._config, self._prompt, _listed(self._config, answers)), {"levels": levels})
 
-    async def _combined(self, group: Sequence[Answer]) -> Answer:
+    async def _combined(self, name: str, group: Sequence[Answer]) -> Answer:
         if len(group) == 1:
             return group[0]
         request = _request(self._config, self._prompt, _listed(self._config, group))
         completion = await self._chat.complete(request)
-        return Answer("+".join(answer.name for answer in group), completion.text)
+        return Answer(name, completion.text)
 
 
 class _Clustering:

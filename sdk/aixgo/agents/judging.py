@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
@@ -20,6 +20,7 @@ from aixgo.agents.leanings import leanings, softmax
 from aixgo.agents.together import together
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest
+from aixgo.llm.shares import Share
 from aixgo.message import to_json
 
 _FIELD = "category"
@@ -31,8 +32,6 @@ _CHOOSE_ALL = "Say for each category whether the message belongs to it. It may b
 _SURE = "Say as a number how sure you are, from 0 (a guess) to 1 (certain)."
 _SURE_OF_ALL = "Say for each category as a number how sure you are, from 0 (surely not) to 1 (certain)."
 
-_Share = Annotated[float, Field(ge=0, le=1)]
-
 
 class OneOf:
     """The model chooses one category. See ClassifierAgent for the confidence."""
@@ -43,7 +42,7 @@ class OneOf:
         self._names = tuple(config.categories)
         self._stated = config.confidence == "model"
         choice: Any = Literal[self._names]
-        more: dict[str, Any] = {"confidence": (_Share, ...)} if self._stated else {}
+        more: dict[str, Any] = {"confidence": (Share, ...)} if self._stated else {}
         self._schema = create_model("Answer", category=(choice, ...), **more)
         prompt = prompt or _CHOOSE
         self._turns = _opening(config, f"{prompt} {_SURE}" if self._stated else prompt, self._shown)
@@ -113,7 +112,7 @@ class EachOf:
         self._config = config
         self._chat = chat
         self._stated = config.confidence == "model"
-        kind: Any = _Share if self._stated else bool
+        kind: Any = Share if self._stated else bool
         self._fields = {name: f"c{at}" for at, name in enumerate(config.categories)}
         fields: dict[str, Any] = {field: (kind, Field(alias=name)) for name, field in self._fields.items()}
         self._schema = create_model("Answer", **fields)

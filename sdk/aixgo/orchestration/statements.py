@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from aixgo import voting
 from aixgo.conversation import Turn
 from aixgo.errors import AixgoError, InvalidReply
+from aixgo.llm.shares import Share
 from aixgo.message import Message
 from aixgo.orchestration.asking import read_answer
 from aixgo.voting import Ballot, Verdict
@@ -34,7 +35,7 @@ class Statement(BaseModel):
         description="The answer that you hold to be right, in a few words."
     )
     argument: str = Field(default="", description="Why, and what is wrong with what others say.")
-    confidence: float | None = Field(default=None, ge=0, le=1, description="How sure you are, 0 to 1.")
+    confidence: Share | None = Field(default=None, description="How sure you are, 0 to 1.")
 
 
 class Ruling(BaseModel):

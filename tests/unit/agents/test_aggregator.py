@@ -196,6 +196,7 @@ async def test_a_field_that_an_answer_has_not_is_refused() -> None:
         ({"strategy": "hierarchical", "group_size": 1}, "group_size"),
         ({"strategy": "clustering", "embeddings": "test/wrods"}, "config.embeddings: .*did you mean 'words'"),
         ({"strategy": "voting"}, "strategy: "),
+        ({"wait": 0}, "wait"),
         ({"wait_for": 2}, "config.wait_for: is 2, and 0 inputs are named"),
     ],
 )  # fmt: skip

@@ -145,7 +145,7 @@ async def test_a_sources_second_message_belongs_to_the_next_answer() -> None:
 
 
 async def test_after_the_wait_the_answer_is_made_of_what_came() -> None:
-    async with scene(wait=30) as on:
+    async with scene(wait="30s") as on:
         await on.tell("b", "only")
         await on.time.pass_by(30)
         reply = await on.next()

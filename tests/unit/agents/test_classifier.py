@@ -210,11 +210,16 @@ async def test_the_model_is_asked_how_sure_it_is() -> None:
 
 
 async def test_a_confidence_that_is_no_share_is_asked_for_again_and_refused_in_the_end() -> None:
-    wrong = {"category": "billing", "confidence": 80}
+    wrong = {"category": "billing", "confidence": 8}
     made, _ = classifier(wrong, {"category": "billing", "confidence": 0.8}, confidence="model")
     assert (await classified(made)).metadata["confidence"] == 0.8
     with pytest.raises(InvalidCompletion):
         await classified(classifier(wrong, wrong, wrong, confidence="model")[0])
+
+
+async def test_a_percentage_is_understood_as_the_share_that_was_asked_for() -> None:
+    made, _ = classifier({"category": "billing", "confidence": 80}, confidence="model")
+    assert (await classified(made)).metadata["confidence"] == 0.8
 
 
 async def test_embedding_obeys_the_budget_of_the_call() -> None:
