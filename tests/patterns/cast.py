@@ -152,7 +152,14 @@ def _value(name: str, part: Mapping[str, Any], definitions: Mapping[str, Any], t
         return _next(_choices(part, definitions), text)
     if name in ("assignments", "steps"):
         return _work(name, _resolved(part["items"], definitions), definitions)
-    known = {"score": 0.9, "consensus": True, "answer": "RESULT", "confidence": 0.9, "category": "a"}
+    known: dict[str, Any] = {
+        "instruction": "",
+        "score": 0.9,
+        "consensus": True,
+        "answer": "RESULT",
+        "confidence": 0.9,
+        "category": "a",
+    }
     if name in known and "enum" not in part:
         return known[name]
     choices = _choices(part, definitions)

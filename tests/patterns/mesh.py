@@ -26,7 +26,7 @@ FAILURES = ("paid-boom", "hangs", "mortal")
 def all_agents(brain: Brain | None = None) -> list[Agent]:
     """Every agent and orchestrator, new."""
     brain = brain or Brain()
-    return [*cast_members(brain), *from_python(), *from_yaml(brain), *nested(PAIRS), *failing(), *levels()]
+    return [*cast_members(brain), *from_python(), *from_yaml(brain), *nested(PAIRS), *failing(), *levels(), *circles()]
 
 
 def from_python() -> list[Agent]:
@@ -55,6 +55,11 @@ def failing() -> list[Agent]:
     return [make(pattern, f"{pattern}.{member}", member) for pattern in PATTERNS for member in FAILURES]
 
 
+def circles() -> list[Agent]:
+    """Each pattern around itself, as `circle-PATTERN`."""
+    return [make(pattern, f"circle-{pattern}", f"circle-{pattern}") for pattern in PATTERNS]
+
+
 def levels() -> list[Agent]:
     """Sequences of leaves in three levels, which live in three processes."""
     return [
@@ -73,6 +78,7 @@ def document(orchestrations: list[dict[str, Any]]) -> dict[str, Any]:
 PLACES: dict[str, tuple[str, ...]] = {
     "outer": (
         "top",
+        *(f"circle-{pattern}" for pattern in PATTERNS),
         *(f"py-{pattern}" for pattern in PATTERNS),
         *(f"yaml-{pattern}" for pattern in PATTERNS),
         *(f"{outer}.{inner}" for outer, inner in PAIRS),

@@ -24,6 +24,8 @@ from tests.patterns.mesh import PATTERNS, nested
 
 BOUND = 30.0
 TASK = "tell me about tea"
+SHARES = (1, 2, 4, 16)
+"""Budgets, in what the pair takes without one: each LLM call reserves more than it takes, so little ends the tree."""
 
 
 async def main() -> None:
@@ -62,12 +64,14 @@ async def one(
         "spans": lineage(spans, f"orchestration.{inner}", f"inner-{inner}"),
         "span_tokens": next(s.attributes["tokens.total"] for s in spans if s.parent is None),
         "left": len(asyncio.all_tasks() - before),
-        "halved": await halved(runtime, brain, f"{outer}.{inner}", reply.usage.total_tokens // 2),
+        "bounded": [
+            await bounded(runtime, brain, f"{outer}.{inner}", reply.usage.total_tokens * share) for share in SHARES
+        ],
     }
 
 
-async def halved(runtime: LocalRuntime, brain: Brain, name: str, tokens: int) -> dict[str, Any]:
-    """The same with a budget of half of what it took: a reply or a typed error, and what it spent."""
+async def bounded(runtime: LocalRuntime, brain: Brain, name: str, tokens: int) -> dict[str, Any]:
+    """The same with a budget: a reply or a typed error, and what it spent."""
     brain.calls = brain.tokens = 0
     try:
         reply = await runtime.call(name, TASK, timeout=BOUND, options=CallOptions(max_tokens=tokens))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aixgo import CallOptions, MemberFinished, Result
-from aixgo.errors import AixgoError
+from aixgo.errors import AixgoError, DepthExceeded
 from aixgo.runtime.base import BaseRuntime
 
 from tests.patterns.mesh import PAIRS, PATTERNS
@@ -18,6 +18,8 @@ from tests.support import ROOT
 
 BOUND = 30.0
 TASK = "tell me about tea"
+DO_WITHOUT = ("parallel",)
+"""Patterns whose other members answer where one has failed, at whatever depth."""
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +49,16 @@ def test_every_pattern_nests_in_every_other(nests: Mapping[Any, dict[str, Any]],
 @pytest.mark.parametrize("inner", PATTERNS)
 @pytest.mark.parametrize("outer", PATTERNS)
 def test_no_nest_overspends_its_budget(nests: Mapping[Any, dict[str, Any]], outer: str, inner: str) -> None:
-    halved = nests[outer, inner]["halved"]
-    assert halved["spent"] == halved["counted"] <= halved["budget"]
+    for bounded in nests[outer, inner]["bounded"]:
+        assert bounded["spent"] == bounded["counted"] <= bounded["budget"]
+
+
+def test_budgets_end_trees_before_their_first_call_in_their_midst_and_not_at_all(nests: Mapping[Any, Any]) -> None:
+    ends = [bounded for one in nests.values() for bounded in one["bounded"]]
+    broken = [bounded for bounded in ends if bounded["end"] != "reply"]
+    assert any(not bounded["spent"] for bounded in broken)
+    assert any(bounded["spent"] for bounded in broken)
+    assert len(ends) - len(broken) > len(nests)
 
 
 @pytest.mark.parametrize(("outer", "inner"), PAIRS)
@@ -77,3 +87,14 @@ async def test_pairs_hold_a_budget_over_a_fleet(runtime: BaseRuntime, outer: str
     except AixgoError as error:
         spent = error.usage
     assert spent.total_tokens <= tokens
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_a_pattern_that_contains_itself_ends_at_the_depth_limit(runtime: BaseRuntime, pattern: str) -> None:
+    try:
+        reply = await runtime.call(f"circle-{pattern}", TASK, timeout=BOUND)
+        assert pattern in DO_WITHOUT
+        assert "RESULT" in reply.text
+    except DepthExceeded as error:
+        assert pattern not in DO_WITHOUT
+        assert len(error.agent_path) == 11
