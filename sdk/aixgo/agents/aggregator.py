@@ -120,21 +120,24 @@ class AggregatorAgent(ReadyAgent):
         if self._collector is None:
             await super().start()
             return
-        closing = asyncio.get_running_loop().create_task(self._close_in_time(self._collector))
         try:
-            async for delivery in self.runtime.recv():
-                try:
-                    await self._collect(self._collector, delivery)
-                except AixgoError:
-                    log.exception("agent %s could not answer message %s", self.name, delivery.message.id)
-                if (crowded := self._collector.take_crowded()) is not None:
-                    log.warning("agent %s collects over %d conversations at once", self.name, self.config.max_open)
-                    await self._close(self._collector, crowded)
+            async with asyncio.TaskGroup() as group:
+                closing = group.create_task(self._close_in_time(self._collector))
+                await self._collect_all(self._collector)
+                closing.cancel()
         finally:
-            closing.cancel()
-            await asyncio.wait({closing})
             if len(self._collector):
                 log.warning("agent %s stops with %d conversations not aggregated", self.name, len(self._collector))
+
+    async def _collect_all(self, collector: Collector) -> None:
+        async for delivery in self.runtime.recv():
+            try:
+                await self._collect(collector, delivery)
+            except AixgoError:
+                log.exception("agent %s could not answer message %s", self.name, delivery.message.id)
+            if (crowded := collector.take_crowded()) is not None:
+                log.warning("agent %s collects over %d conversations at once", self.name, self.config.max_open)
+                await self._close(collector, crowded)
 
     async def _collect(self, collector: Collector, delivery: Delivery) -> None:
         """Take one message: keep it, or answer with it, when it is the last of its group or holds all answers."""

@@ -57,8 +57,8 @@ class Ensemble(Orchestrator):
     `strategy` says how: the votes are those of `aixgo.voting` (`weights` by member count under `weighted`); `judge` is
     shown the different answers without names, and picks one. With `schema`, a pydantic model, members are asked for
     JSON objects that follow it, and an answer that does not is no answer; `field` names the one that is voted on. A
-    member that fails is absent, and unanimity is that of the answers that are there; with none AllMembersFailed is
-    raised.
+    member that fails, or answers nothing, is absent, and unanimity is that of the answers that are there; with none
+    AllMembersFailed is raised.
 
     Where nothing is decided (no strict majority, a tie, agreement below `min_agreement`, or the judge failed),
     `fallback` answers the message, with `votes` and `voters` in its metadata; without one NoAgreement is raised, or the
@@ -157,7 +157,7 @@ class Ensemble(Orchestrator):
         return reply.with_(payload=answer.model_dump(mode="json"))
 
     def _ballots(self, replies: Mapping[str, Message], errors: dict[str, AixgoError]) -> list[Ballot]:
-        """What each member voted for; one whose answer has no `field` is put among the errors."""
+        """What each member voted for; one whose answer is empty, or has no `field`, is put among the errors."""
         ballots: list[Ballot] = []
         for label, reply in replies.items():
             try:
@@ -168,7 +168,10 @@ class Ensemble(Orchestrator):
 
     def _ballot(self, label: str, reply: Message) -> Ballot:
         weight = self._weights.get(label, self._weights.get(label.partition("#")[0], 1.0))
-        return voting.ballot(label, answer_of(reply), reply.metadata, field=self._field, weight=weight)
+        found = voting.ballot(label, answer_of(reply), reply.metadata, field=self._field, weight=weight)
+        if found.answer is None or found.answer == "" or str(found.answer).isspace():
+            raise InvalidInput(f"the answer of {label!r} is empty")
+        return found
 
     async def _decided(
         self,

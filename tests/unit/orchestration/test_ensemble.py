@@ -122,6 +122,14 @@ async def test_an_answer_without_the_field_is_no_vote() -> None:
     assert answer.metadata["agreement"] == 1.0
 
 
+async def test_saying_nothing_is_no_vote() -> None:
+    answer = await reply(Ensemble("e", voters("", " \n", None, "x")))
+    assert (answer.payload, answer.metadata["agreement"]) == ("x", 1.0)
+    assert {each["class"] for each in answer.metadata["parallel_errors"].values()} == {"InvalidReply"}
+    with pytest.raises(AllMembersFailed, match="the answer of 'v0' is empty"):
+        await reply(Ensemble("e", voters("")))
+
+
 # schema
 
 
@@ -329,7 +337,7 @@ async def test_votes_equal_a_brute_force_count_of_those_who_answered(
 ) -> None:
     members = voters(*(ValueError("no") if answer is None else answer for answer in answers))
     given_weights = {f"v{at}": weight for at, weight in enumerate(weights[: len(answers)])}
-    more = {"weights": given_weights} if strategy == "weighted" else {}
+    more: dict[str, Any] = {"weights": given_weights} if strategy == "weighted" else {}
     counts = {"x": 0, "y": 0}
     for at, answer in enumerate(answers):
         if answer is not None:
