@@ -98,7 +98,9 @@ async def test_a_rule_may_answer_null(write: Write, tmp_path: Path) -> None:
 async def test_when_no_rule_holds_the_model_rejects_and_says_what_was_said(write: Write, tmp_path: Path) -> None:
     write([{"when": {"user": "something else"}, "text": "x"}])
     models = Models(ModelSettings(), folder=tmp_path)
-    with pytest.raises(ProviderRejected, match="no rule of .*script.yaml holds for 'Second Draft, please'; add one wi"):
+    with pytest.raises(
+        ProviderRejected, match=r"no rule of .*script\.yaml holds for 'Second Draft, please'; add one wi"
+    ):
         await models.chat(("test/script:script.yaml",)).complete(ASKED)
     await models.close()
 
