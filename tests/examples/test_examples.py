@@ -51,6 +51,46 @@ PROMISES = [
         "pay-as-you-go costs",
         {"pattern": "router", "routed_to": "large", "category": "hard"},
     ),
+    Promise(
+        "supervisor-research",
+        "make the next oven an electric one",
+        {"pattern": "supervisor", "rounds": 5, "finished": True},
+    ),
+    Promise(
+        "swarm-customer-service",
+        "I have activated it again",
+        {"pattern": "swarm", "handoff_count": 2, "active_agent": "technical"},
+    ),
+    Promise(
+        "reflection-writing",
+        "No mail is lost",
+        {"pattern": "reflection", "scores": [0.4, 0.85, 0.6], "best_iteration": 2, "stopped": "no_improvement"},
+    ),
+    Promise(
+        "ensemble-medical",
+        "emergency",
+        {"pattern": "ensemble", "votes": {"emergency": 2.0, "today": 1.0}, "used_fallback": False},
+    ),
+    Promise(
+        "hierarchical-report",
+        "We recommend a second supplier",
+        {"pattern": "hierarchical", "agent_count": 5, "level": 1},
+    ),
+    Promise(
+        "debate-policy",
+        "Try the four-day week for six months in two teams",
+        {"pattern": "debate", "rounds": 2, "ended": "consensus", "consensus": 1.0, "verdict_by": "moderator"},
+    ),
+    Promise(
+        "planning-incident",
+        "their tax rates were missing",
+        {"pattern": "planning", "step_count": 6, "replans": 1},
+    ),
+    Promise(
+        "mapreduce-reviews",
+        "noise: 1 good, 3 bad",
+        {"pattern": "mapreduce", "item_count": 12, "findings": 12},
+    ),
 ]
 each_example = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.name)
 
