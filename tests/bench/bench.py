@@ -7,12 +7,11 @@ asserted: the aims are printed beside the figures.
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -21,27 +20,13 @@ from aixgo import DistributedRuntime, LocalRuntime, Message, agent
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.codec import encode_message
+from measuring import ROUNDS, peer
+from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
 
-PEERS = Path(__file__).with_name("peers.py")
 PAYLOAD = "x" * 1024
 IN_FLIGHT = 64
-ROUNDS = int(os.environ.get("AIXGO_BENCH_ROUNDS", "7"))
-
-
-@contextmanager
-def peer(*arguments: str):
-    """A server process; yields its address and pid, and how long it took from start to serving."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(PEERS), *arguments], stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().strip()
-        yield address, process.pid, time.perf_counter() - started
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 async def rate(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> tuple[float, float]:
@@ -191,6 +176,9 @@ def main() -> None:
     table = Table("what", "figure", "aim", title="aixgo, above what it stands on")
     rows = [asyncio.run(local_call()), *asyncio.run(remote_call()), asyncio.run(fan_out()), *memory(), import_time()]
     for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    for row in [*asyncio.run(overheads()), *asyncio.run(fan_outs())]:
         table.add_row(*row)
     Console(width=140).print(table)
 

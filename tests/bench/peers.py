@@ -1,4 +1,6 @@
-"""The servers that the bench calls: `raw` is grpc.aio alone, `agent` is an AgentServer. Each prints its address."""
+"""The servers that the bench calls: `raw` is grpc.aio alone, `agent COUNT FIRST PAUSE` an AgentServer whose agents
+echo, after so many seconds. Each prints its address.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ async def raw() -> None:
     await server.wait_for_termination()
 
 
-async def agents(count: int, first: int = 0) -> None:
+async def agents(count: int, first: int = 0, pause: float = 0.0) -> None:
     from aixgo import Agent, AgentServer, DistributedRuntime, Message
 
     class Echo(Agent):
@@ -34,6 +36,8 @@ async def agents(count: int, first: int = 0) -> None:
             self.name = name
 
         async def execute(self, message: Message) -> Message:
+            if pause:
+                await asyncio.sleep(pause)
             return message
 
     async with DistributedRuntime() as runtime:
@@ -45,4 +49,5 @@ async def agents(count: int, first: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(raw() if sys.argv[1] == "raw" else agents(*map(int, sys.argv[2:])))
+    kind, *given = sys.argv[1:]
+    asyncio.run(raw() if kind == "raw" else agents(*map(int, given[:2]), *map(float, given[2:])))

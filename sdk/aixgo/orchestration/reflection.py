@@ -112,6 +112,7 @@ class Reflection(Orchestrator):
         self._max_iterations = check_rounds(f"max_iterations of reflection {name!r}", max_iterations, limits)
         self._min_improvement = _share(name, "min_improvement", min_improvement)
         self._patience = patience
+        self._schema = strict_schema(Critique.model_json_schema())  # once: it takes half a millisecond to make
         if patience < 1:
             raise InvalidInput(f"patience of reflection {name!r} is {patience}; pass 1 or more")
 
@@ -156,7 +157,8 @@ class Reflection(Orchestrator):
 
     async def _criticised(self, task: Message, draft: Message, iteration: int, calls: MemberCalls) -> Critique:
         """The critic's answer on a draft. Unlike `ask`, it may be a text with the score in its metadata."""
-        question, step = _question(task, draft, iteration), 2 * iteration
+        question = _question(task, draft, iteration).with_metadata(**{SCHEMA_KEY: self._schema})
+        step = 2 * iteration
         asked = question
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -217,7 +219,6 @@ def _revision(message: Message, versions: Sequence[Version]) -> Message:
 def _question(task: Message, draft: Message, iteration: int) -> Message:
     metadata: dict[str, Any] = {key: value for key, value in task.metadata.items() if key != "handoffs"}
     metadata |= {"task": as_json(task.payload), "draft": as_json(draft.payload), "iteration": iteration}
-    metadata[SCHEMA_KEY] = strict_schema(Critique.model_json_schema())
     return Message(_CRITICISE.format(task=task.text, draft=draft.text), metadata, session_id=task.session_id)
 
 
