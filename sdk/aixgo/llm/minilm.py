@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +65,8 @@ class _Loaded:
 class MiniLMClient:
     """The vendor `local` for embeddings. The model is loaded at the first request, in 0.3 s, and takes about 60 MB.
 
-    Texts are embedded one by one, a few at once in threads of their own: padding them to one length would cost more.
+    Texts are embedded one by one, on a few cores at once: padding them to one length would cost more. A process should
+    have one client, because each has its own copy of the model.
     """
 
     vendor = "local"
@@ -72,19 +75,20 @@ class MiniLMClient:
     def __init__(self) -> None:
         self._loaded: _Loaded | None = None
         self._loading = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1), thread_name_prefix="minilm")
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
         """The vectors of `texts`. Raises ConfigError when a package is missing or has other files than expected."""
         loaded = await self._load()
-        made: list[tuple[Vector, int]] = []
-        for at in range(0, len(texts), _AT_ONCE):
-            few = texts[at : at + _AT_ONCE]
-            made += await asyncio.gather(*(asyncio.to_thread(loaded.embed, text) for text in few))
+        loop = asyncio.get_running_loop()
+        # Cancelled, those that no thread has begun are never begun.
+        made = await asyncio.gather(*(loop.run_in_executor(self._threads, loaded.embed, text) for text in texts))
         return Embedded([vector for vector, _ in made], model, Usage(prompt_tokens=sum(count for _, count in made)))
 
     async def close(self) -> None:
         """Let go of the model."""
         self._loaded = None
+        self._threads.shutdown(wait=False)
 
     async def _load(self) -> _Loaded:
         async with self._loading:

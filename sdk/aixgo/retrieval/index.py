@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aixgo.llm.embeddings import MAX_TEXTS, Embedder
 from aixgo.message import to_json
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 CANDIDATES = 4
 """How many times `top_k` each of the two searches looks for before they are fused."""
 
+AT_ONCE = 4
+"""Documents that are read and embedded at the same time; many have one chunk, and a vendor takes its time for each."""
 LEAST_SHARE = 0.5
 """The share of the best keyword hit's score that another must have to be fused: fusion looks at ranks alone, so a chunk
 that has only a common word of the query would count as much as one that is near in meaning."""
@@ -46,6 +49,12 @@ class Report:
     removed: list[str] = field(default_factory=list[str])
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     chunks: int = 0
+
+    def sort(self) -> None:
+        """Put the names in order, which several documents at once have left to chance."""
+        for names in (self.added, self.changed, self.unchanged, self.removed):
+            names.sort()
+        self.skipped.sort(key=lambda one: one.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +92,17 @@ class Index:
         """
         listing = await asyncio.to_thread(list_files, place, base)
         report = Report(skipped=list(listing.skipped))
-        with span(f"index {listing.scope}", {"retrieval.embeddings": self.embedder.name}) as live:
+        attributes = {"retrieval.place": listing.scope, "retrieval.embeddings": self.embedder.name}
+        with span("index", attributes) as live:
             await self._ready(fresh=fresh)
             known = await self.store.digests()
-            for at, source in enumerate(listing.sources):
-                _tell(progress, at, listing, source)
-                await self._load(source, known.get(source.name), report)
+            for at in range(0, len(listing.sources), AT_ONCE):
+                some = listing.sources[at : at + AT_ONCE]
+                _tell(progress, at, listing, some[0])
+                await _all([self._load(source, known.get(source.name), report) for source in some])
             _tell(progress, len(listing.sources), listing, None)
             await self._forget(listing, known, report)
+            report.sort()
             live.set("retrieval.documents", len(listing.sources))
             live.set("retrieval.chunks", report.chunks)
         for one in report.skipped:
@@ -156,7 +168,8 @@ class Index:
         if digest == known:
             report.unchanged.append(source.name)
             return
-        report.chunks += await self._store(document, digest)
+        stored = await self._store(document, digest)
+        report.chunks += stored  # not in one: others add to it while this one waits
         (report.added if known is None else report.changed).append(source.name)
 
     async def _store(self, document: Document, digest: str) -> int:
@@ -180,6 +193,17 @@ class Index:
     def _digest(self, document: Document) -> str:
         made_of = [document.text, document.metadata, self.chunk_size, self.overlap]
         return hashlib.sha256(to_json(made_of)).hexdigest()
+
+
+async def _all(loading: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; when one fails the others are cancelled, and its error is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in loading]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _clear(hits: Sequence[Hit]) -> Sequence[Hit]:

@@ -58,6 +58,7 @@ class QdrantStore:
         self._client: Any = None
         self._opening = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
+        self._checked = ""
 
     async def prepare(self, model: str, dimensions: int) -> None:
         """See VectorStore."""
@@ -66,7 +67,9 @@ class QdrantStore:
         await self._check(model, dimensions)
 
     async def check(self, model: str) -> None:
-        """See VectorStore."""
+        """See VectorStore. Once it was right it is not asked again: that would be three requests before each search."""
+        if model == self._checked:
+            return
         if not await self._exists():
             raise WrongState(
                 f"{self._where} does not exist; give the retriever `documents`, or make it with: aixgo index"
@@ -119,6 +122,7 @@ class QdrantStore:
 
     async def drop(self) -> None:
         """See VectorStore."""
+        self._checked = ""
         if await self._exists():
             await self._do("delete_collection")
 
@@ -165,6 +169,8 @@ class QdrantStore:
                 f"{self._where} has vectors of {made_by[0] if made_by else 'another model'} (length {size}), and"
                 f" {model} is asked for; use that model, another collection, or `aixgo index --fresh` to replace it"
             )
+        # An empty collection is anybody's, so it says nothing of the next time.
+        self._checked = model if made_by else ""
 
     async def _payloads(self, keys: Sequence[str], limit: int | None = None) -> AsyncIterator[Mapping[str, Any]]:
         offset: Any = None
@@ -193,7 +199,7 @@ class QdrantStore:
                 return await call()
         except TimeoutError as error:
             raise Unavailable(f"{self._place.store} did not answer in time") from error
-        except _library_errors() as error:
+        except (ValueError, *_library_errors()) as error:
             raise self._failed(error) from error
 
     async def _open(self) -> Any:
@@ -234,14 +240,16 @@ class QdrantStore:
             raise ConfigError(f"the store {self._place.store} cannot be opened: {error.strerror}") from error
 
     def _failed(self, error: Exception) -> AixgoError:
-        status = getattr(error, "status_code", None)
+        status: int | None = getattr(error, "status_code", None)
         told = _told(error, self._place.api_key)
         if status in (401, 403):
             return PermissionDenied(f"{self._place.store} refuses the key ({status}); set QDRANT_API_KEY: {told}")
         if status == _CONFLICT:
             return _Conflict(f"{self._where} exists: {told}")
-        if status == _NOT_FOUND:
+        if status == _NOT_FOUND or (isinstance(error, ValueError) and "not found" in told):  # the embedded one's way
             return WrongState(f"{self._where} does not exist: {told}")
+        if isinstance(error, ValueError):
+            return InternalError(f"{self._where} cannot do that: {told}")
         if status is None or status >= 500 or status == 429:
             return Unavailable(f"the Qdrant server {self._place.store} cannot be reached: {told}")
         return InternalError(f"the Qdrant server {self._place.store} answers {status}: {told}")
