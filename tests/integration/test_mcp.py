@@ -171,6 +171,14 @@ async def test_closing_while_a_call_is_out_ends_the_call_and_the_server(stdio: M
         await stdio.call("add", {})
 
 
+async def test_closing_while_the_session_opens_ends_the_waiting_calls(stdio: McpServer):
+    call = asyncio.create_task(stdio.call("add", {"a": 1, "b": 1}))
+    await eventually(lambda: stdio._session is not None)
+    await stdio.close()
+    with pytest.raises(errors.WrongState, match="closed while it was being opened"):
+        await call
+
+
 @pytest.mark.parametrize(
     ("command", "timeout", "said"),
     [
@@ -263,7 +271,12 @@ class OlderServer(BaseHTTPRequestHandler):
             info = {"protocolVersion": body["params"]["protocolVersion"], "capabilities": {"tools": {}}}
             self._answer(body, {**info, "serverInfo": {"name": "old", "version": "1"}}, session)
         elif session not in self.sessions:
-            self._send(404 if session else 400, b"")
+            unknown = {
+                "jsonrpc": "2.0",
+                "id": "server-error",
+                "error": {"code": -32600, "message": "Session not found"},
+            }
+            self._send(404 if session else 400, json.dumps(unknown).encode())
         elif method == "tools/list":
             page = int(body.get("params", {}).get("cursor", 0))
             listed = [{"name": f"t{page}", "inputSchema": {"type": "object"}}]
@@ -313,4 +326,5 @@ async def test_an_older_server_lists_its_tools_in_pages_and_may_forget_its_sessi
     sessions.clear()
     sessions.add("other")
     assert await server.call("t1", {}) == "s1 did t1"
+    assert await server.call("t2", {}) == "s1 did t2"
     await server.close()

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 MAX_USES = 64
 """Uses of tools that one answer of a model may ask for; those above it are refused."""
 _CUT = 500
+_NAME = 64
+"""Characters of a name in spans: a model may ask for what there is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,14 @@ class ToolRunner:
 
     async def _one(self, at: int, use: ToolUse, slots: asyncio.Semaphore) -> tuple[int, Used]:
         async with slots:
-            with span(f"execute_tool {use.name}", _attributes(use)) as live:
+            with span(f"execute_tool {use.name[:_NAME]}", _attributes(use)) as live:
                 try:
                     output = await self._called(use)
                     shown = as_text(output, self.max_output)
                 except AixgoError as error:
                     failure = error
                 except Exception as error:  # the tool is the user's; what it raises is told to the model
-                    log.warning("tool %s failed", use.name, exc_info=True)
+                    log.warning("tool %s raised an exception", use.name, exc_info=True)
                     failure = ToolError(f"{type(error).__name__}: {error}")
                 else:
                     return at, Used(use, output if len(shown) <= self.max_output else shown, shown)
@@ -109,6 +111,6 @@ class ToolRunner:
 def _attributes(use: ToolUse) -> Mapping[str, Any]:
     return {
         "gen_ai.operation.name": "execute_tool",
-        "gen_ai.tool.name": use.name,
+        "gen_ai.tool.name": use.name[:_NAME],
         "gen_ai.tool.call.id": use.id,
     }

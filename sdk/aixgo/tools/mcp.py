@@ -28,8 +28,8 @@ MAX_PAGES = 100
 """Pages of a list of tools: one that never ends cannot hang a call."""
 
 _CUT = 300
-# The numbers and words with which the SDK says that its connection is gone (mcp_types.jsonrpc, streamable_http).
-_CONNECTION_CLOSED, _INVALID_REQUEST, _SESSION_GONE = -32000, -32600, "Session terminated"
+_CONNECTION_CLOSED = -32000
+"""The code with which the SDK says that its connection is gone (mcp_types.jsonrpc)."""
 
 
 class McpTool:
@@ -111,9 +111,9 @@ class McpServer:
             try:
                 return await ask(client)
             except Exception as error:
-                if _is_lost(error):
+                if isinstance(error, TimeoutError):
                     session.lose()
-                if last or not _is_forgotten(error):
+                if last or not (session.forgotten and _code(error) not in (None, _CONNECTION_CLOSED)):
                     raise self._failure(error) from error
         raise AssertionError("the last attempt returns or raises")
 
@@ -169,14 +169,10 @@ class McpServer:
         return text
 
 
-def _is_lost(error: Exception) -> bool:
-    """Whether the session is of no more use, although its connection stands: what ends the connection is seen there."""
-    return isinstance(error, TimeoutError) or _is_forgotten(error)
-
-
-def _is_forgotten(error: Exception) -> bool:
-    """Whether the server refused the request because it does not know the session, as after a restart."""
-    return getattr(error, "code", None) == _INVALID_REQUEST and getattr(error, "message", "") == _SESSION_GONE
+def _code(error: BaseException) -> int | None:
+    """The JSON-RPC code of an answer, or of what the SDK makes of a connection that broke; None of other errors."""
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -187,7 +183,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _told(error: BaseException, timeout: float, *, opening: bool) -> str:
-    code = getattr(error, "code", None)
+    code = _code(error)
     if code == _CONNECTION_CLOSED and opening:
         return "ended before a session stood; its standard error says why"
     if code == _CONNECTION_CLOSED:
@@ -196,7 +192,7 @@ def _told(error: BaseException, timeout: float, *, opening: bool) -> str:
         return f"did not answer within {timeout:g} s"
     if isinstance(error, OSError):
         return f"cannot be started: {error.strerror or type(error).__name__}"
-    if isinstance(code, int):
+    if code is not None:
         return f"refuses: {str(getattr(error, 'message', ''))[:_CUT]}"
     return f"cannot be used: {type(error).__name__}: {str(error)[:_CUT]}"
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from aixgo.errors import ConfigError
+from aixgo.errors import ConfigError, WrongState
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 8.0
 """Seconds that a session gets to close: the SDK gives a server 2 s to end by itself, 2 s after SIGTERM, 2 s after
 SIGKILL."""
+_NOT_FOUND, _SESSION_HEADER = 404, "mcp-session-id"
 _HTTP_TIMEOUT, _HTTP_READ_TIMEOUT = 30.0, 300.0
 """Seconds for connecting and writing, and for a server that holds its answer open (the SDK's own defaults)."""
 
@@ -72,9 +73,11 @@ class Session:
         loop = asyncio.get_running_loop()
         self._client: asyncio.Future[Client] = loop.create_future()
         # Whoever waited may be gone; asyncio is not to complain that nobody has seen the error.
-        self._client.add_done_callback(lambda made: made.cancelled() or made.exception())
+        self._client.add_done_callback(lambda made: made.exception())
         self._stopping = asyncio.Event()
         self._lost = False
+        self.forgotten = False
+        """Whether the server said that it does not know the session any more, and so did nothing."""
         # In an empty context: the session outlives the call, with its deadline and trace, that happened to need it.
         self._task = loop.create_task(self._run(endpoint, timeout), name="mcp session", context=Context())
 
@@ -84,8 +87,12 @@ class Session:
         return not (self._lost or self._stopping.is_set() or self._task.done())
 
     def lose(self) -> None:
-        """Use it no more: what was answered says that the other side is gone."""
+        """Use it no more: the other side is gone, or does not answer."""
         self._lost = True
+
+    def forget(self) -> None:
+        """Use it no more: the server has forgotten it."""
+        self._lost = self.forgotten = True
 
     async def client(self) -> Client:
         """The SDK's client, once the session stands. Raises what opening it raised."""
@@ -104,7 +111,7 @@ class Session:
         try:
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout(timeout):
-                    client = await stack.enter_async_context(_connected(endpoint, self.lose))
+                    client = await stack.enter_async_context(_connected(endpoint, self))
                 self._client.set_result(client)
                 await self._stopping.wait()
         except Exception as error:  # noqa: BLE001  # whatever the SDK and its transports raise; the waiter gets it
@@ -113,15 +120,19 @@ class Session:
             else:
                 self._client.set_exception(error)
         finally:
-            self._client.cancel()
+            if not self._client.done():
+                self._client.set_exception(WrongState("the session was closed while it was being opened"))
 
 
 @asynccontextmanager
-async def _connected(endpoint: McpEndpoint, lost: Callable[[], None]) -> AsyncGenerator[Client]:
+async def _connected(endpoint: McpEndpoint, session: Session) -> AsyncGenerator[Client]:
     sdk = await asyncio.to_thread(_import_sdk)
     async with AsyncExitStack() as stack:
-        transport = _over_stdio(endpoint) if endpoint.command else await _over_http(endpoint, stack)
-        yield await stack.enter_async_context(sdk.Client(_watched(transport, lost)))
+        if endpoint.command:
+            transport = _over_stdio(endpoint)
+        else:
+            transport = await _over_http(endpoint, session.forget, stack)
+        yield await stack.enter_async_context(sdk.Client(_watched(transport, session.lose)))
 
 
 @asynccontextmanager
@@ -140,7 +151,14 @@ def _over_stdio(endpoint: McpEndpoint) -> AbstractAsyncContextManager[Any]:
     return stdio.stdio_client(server, errlog=sys.__stderr__)
 
 
-async def _over_http(endpoint: McpEndpoint, stack: AsyncExitStack) -> AbstractAsyncContextManager[Any]:
+async def _over_http(
+    endpoint: McpEndpoint, forgotten: Callable[[], None], stack: AsyncExitStack
+) -> AbstractAsyncContextManager[Any]:
+    async def look(response: Any) -> None:
+        # 404 to a request with a session means that a new one is to be begun (MCP 2025-11-25, Session Management).
+        if response.status_code == _NOT_FOUND and _SESSION_HEADER in response.request.headers:
+            forgotten()
+
     http, streamable = importlib.import_module("httpx2"), importlib.import_module("mcp.client.streamable_http")
     # A proxy from the environment is never meant for a server on this machine.
     local = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -148,6 +166,7 @@ async def _over_http(endpoint: McpEndpoint, stack: AsyncExitStack) -> AbstractAs
         headers={name: secret.get_secret_value() for name, secret in endpoint.headers.items()},
         timeout=http.Timeout(_HTTP_TIMEOUT, read=_HTTP_READ_TIMEOUT),
         trust_env=not local,
+        event_hooks={"response": [look]},
     )
     return streamable.streamable_http_client(endpoint.url, http_client=await stack.enter_async_context(client))
 

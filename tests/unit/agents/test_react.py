@@ -129,7 +129,9 @@ async def test_a_tool_that_fails_is_told_to_the_model_and_the_agent_goes_on(capl
     assert third == "Error: there is no tool 'wether'; did you mean 'weather'?"
     assert fourth.startswith("Error: wrong arguments for tool 'weather': city: Field required")
     assert "Traceback" not in str(model.requests)
-    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == ["tool weather failed"]
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "tool weather raised an exception"
+    ]
 
 
 async def test_a_tool_that_takes_too_long_is_stopped_and_the_others_are_not():

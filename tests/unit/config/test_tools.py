@@ -112,6 +112,17 @@ async def test_a_tool_that_no_agent_names_is_not_imported():
     assert "no_such_module" not in sys.modules
 
 
+async def test_an_agent_that_is_a_function_refuses_them(folder: Path):
+    (folder / "my_agents.py").write_text(
+        "from aixgo.agent import agent\n@agent\nasync def one(message):\n    return message\n"
+    )
+    (folder / "mesh.yaml").write_text(TOOLS + "agents: [{name: a, role: 'my_agents:one', tools: [add]}]\n")
+    with pytest.raises(ConfigError, match=r"mesh\.yaml:6: my_agents:one is a function and takes no 'tools'"):
+        async with opened(load(folder / "mesh.yaml"), variables={}):
+            pass
+    sys.modules.pop("my_agents")
+
+
 async def test_a_role_without_tools_refuses_them(folder: Path):
     (folder / "mesh.yaml").write_text(TOOLS + "agents: [{name: a, role: llm, model: test/echo, tools: [add]}]\n")
     with pytest.raises(ConfigError, match=r"mesh\.yaml:6: agents\.a\.tools: role 'llm' uses no tools"):
