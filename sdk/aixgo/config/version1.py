@@ -7,7 +7,7 @@ a comment at the place that needs a hand. Below: `document.py` for the syntax.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,7 @@ import yaml
 
 from aixgo.agents.catalog import ROLES
 from aixgo.config.document import MAX_BYTES, parse_document
-from aixgo.config.schema import Config
+from aixgo.config.schema import DEFAULT_NAME, Config, LimitsSpec
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
 
@@ -38,6 +38,7 @@ _FAMILIES: Mapping[str, str] = {
 """The vendor by how a model's name begins. v1 had the names alone; v2 wants `vendor/model`."""
 _BREAKS = frozenset("\x85\u2028\u2029")
 """Line breaks to YAML 1.1 that PyYAML writes as they are and reads back as something else, unless it escapes them."""
+_MAX_ITERATIONS = LimitsSpec().max_iterations
 _ENTRY = "  "
 _WIDTH = 100
 
@@ -103,12 +104,19 @@ class _Writer:
 
     lines: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
+    tools: frozenset[str] = frozenset()
+    """The names of the file's own `tools:`."""
+    lead: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The agent that does what the supervisor's model did; empty without one."""
 
     def write(self, data: Mapping[str, Any]) -> Migration:
         """The whole file."""
+        self.tools = frozenset(str(_mapping(tool).get("name")) for tool in _list(data.get("tools")))
         self._add({"version": 2})
         if "supervisor" in data:
             self._orchestration(data)
+        if "agents" not in data and self.lead:
+            self._agents([])
         for key, value in data.items():
             if key == "agents":
                 self._agents(value)
@@ -119,21 +127,35 @@ class _Writer:
         return Migration("\n".join(self.lines) + "\n", tuple(self.notes))
 
     def _orchestration(self, data: Mapping[str, Any]) -> None:
-        """A supervisor becomes an orchestration of all agents of the file."""
+        """A supervisor becomes an orchestration of all agents of the file, and an agent that supervises them."""
         if "orchestration" in data:
             self._note("the section `supervisor` is left out: the file has an `orchestration` already.")
             return
         settings = dict(_mapping(data["supervisor"]))
-        new: dict[str, Any] = {"name": settings.pop("name", "main"), "pattern": "supervisor"}
-        new["agents"] = [each["name"] for each in map(_mapping, _list(data.get("agents"))) if "name" in each]
-        if "model" in settings:
-            settings["model"] = self._model(settings["model"], "the supervisor")
-        if settings:
-            new["config"] = settings
+        name = settings.pop("name", DEFAULT_NAME)
+        names = [each["name"] for each in map(_mapping, _list(data.get("agents"))) if "name" in each]
+        config: dict[str, Any] = {}
+        rounds = settings.pop("max_rounds", None)
+        if settings.get("model"):
+            config["supervisor"] = _free(f"{name if isinstance(name, str) else DEFAULT_NAME}-supervisor", names)
+            self.lead = {"name": config["supervisor"], "role": "llm", **settings}
+        else:
+            config |= {"select": "round_robin", **settings}
+            self._note("the supervisor has no model to choose workers with, so each has one turn, in order.")
+            if settings:
+                self._note(
+                    f"{', '.join(map(str, settings))} of the supervisor stands in `config`, which knows no such key."
+                )
+        if rounds is not None:
+            config["max_rounds"] = rounds
+        new: dict[str, Any] = {"name": name, "pattern": "supervisor", "agents": names, "config": config}
+        most = rounds if rounds is not None else 0 if self.lead else len(names)
+        if isinstance(most, int) and most > _MAX_ITERATIONS:
+            new["limits"] = {"max_iterations": most}
         self._add({"orchestration": new})
 
     def _agents(self, value: Any) -> None:
-        entries = _list(value)
+        entries = [*_list(value), *([self.lead] if self.lead else [])]
         if not entries:
             self._add({"agents": value})
             return
@@ -154,9 +176,18 @@ class _Writer:
         if config or "config" in old:
             new["config"] = {**_mapping(old.get("config")), **config}
         self._role(name, str(new.get("role")))
-        if new.get("mcp_servers"):
-            self._note(f"{name}: mcp_servers are not built yet; remove the key until they are.", _ENTRY)
+        self._servers(name, new)
         return new
+
+    def _servers(self, name: str, new: Mapping[str, Any]) -> None:
+        """v1 knew MCP servers by name alone; v2 wants to know how each is reached."""
+        servers, role = [str(server) for server in _list(new.get("mcp_servers"))], str(new.get("role"))
+        missing = [server for server in servers if server not in self.tools]
+        if missing:
+            told = f"{name}: add to `tools:` how to reach {', '.join(missing)}: {{name: ..., mcp: {{command: [...]}}}}."
+            self._note(told, _ENTRY)
+        if servers and role in ROLES and role != "react":
+            self._note(f"{name}: role {role} uses no tools; role react does.", _ENTRY)
 
     def _role(self, name: str, role: str) -> None:
         if role not in ROLES and ":" not in role:
@@ -210,6 +241,16 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _free(name: str, taken: Collection[Any]) -> str:
+    """A name for an agent that no other has."""
+    number = 1
+    free = name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

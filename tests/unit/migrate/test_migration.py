@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 from aixgo import errors
+from aixgo.config.build import build_agents
 from aixgo.config.load import load, loads
 from aixgo.config.version1 import _dumped, _unfilled, migrate
 from aixgo_services.cli.main import execute
@@ -36,14 +37,68 @@ def migrated(path, text):
     return migrate(path)
 
 
-def test_a_supervisor_becomes_an_orchestration_of_all_agents(old):
-    new = yaml.safe_load(migrate(old).text)
+def test_a_supervisor_becomes_an_orchestration_of_all_agents_and_an_agent_that_supervises_them(old):
+    made = migrate(old)
+    new = yaml.safe_load(made.text)
     assert new["version"] == 2
     assert new["orchestration"] == {
         "name": "coordinator", "pattern": "supervisor", "agents": ["analyst", "writer"],
-        "config": {"model": "openai/gpt-4-turbo", "max_rounds": 10},
+        "config": {"supervisor": "coordinator-supervisor", "max_rounds": 10},
     }  # fmt: skip
+    assert new["agents"][2] == {"name": "coordinator-supervisor", "role": "llm", "model": "openai/gpt-4-turbo"}
     assert "supervisor" not in new
+    assert made.notes == ()
+
+
+def test_what_a_supervisor_was_told_goes_to_the_agent_that_supervises(old):
+    text = "supervisor: {model: gpt-4o, prompt: Lead., temperature: 0}\nagents: [{name: main-supervisor, role: llm}]"
+    made = migrated(old, text)
+    new = yaml.safe_load(made.text)
+    assert new["agents"][1] == {
+        "name": "main-supervisor-2", "role": "llm", "model": "openai/gpt-4o", "prompt": "Lead.",
+        "config": {"temperature": 0},
+    }  # fmt: skip
+    assert new["orchestration"]["config"] == {"supervisor": "main-supervisor-2"}
+    assert made.notes == ("agent main-supervisor-2: temperature went to `config`; see whether its role knows them.",)
+
+
+def test_a_supervisor_without_a_model_lets_the_agents_take_turns_and_that_is_told(old):
+    made = migrated(old, "supervisor: {name: s, style: calm}\nagents: [{name: a, role: llm}, {name: b, role: llm}]")
+    new = yaml.safe_load(made.text)
+    assert new["orchestration"]["config"] == {"select": "round_robin", "style": "calm"}
+    assert [agent["name"] for agent in new["agents"]] == ["a", "b"]
+    assert made.notes == (
+        "the supervisor has no model to choose workers with, so each has one turn, in order.",
+        "style of the supervisor stands in `config`, which knows no such key.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "limits"),
+    [
+        ("model: gpt-4o, max_rounds: 25", 1, {"max_iterations": 25}),
+        ("model: gpt-4o, max_rounds: 10", 1, None),
+        ("max_rounds: 12", 1, {"max_iterations": 12}),
+        ("name: s", 11, {"max_iterations": 11}),
+        ("model: gpt-4o", 11, None),
+    ],
+)
+def test_more_rounds_than_the_limit_raise_the_limit(old, settings, count, limits):
+    agents = ", ".join(f"{{name: a{at}, role: llm}}" for at in range(count))
+    new = yaml.safe_load(migrated(old, f"supervisor: {{{settings}}}\nagents: [{agents}]").text)
+    assert new["orchestration"].get("limits") == limits
+
+
+@pytest.mark.parametrize("agents", ["", "agents: []", "agents:"])
+def test_a_supervisor_without_agents_still_has_its_model(old, agents):
+    new = yaml.safe_load(migrated(old, f"supervisor: {{model: gpt-4o}}\n{agents}").text)
+    assert new["agents"] == [{"name": "main-supervisor", "role": "llm", "model": "openai/gpt-4o"}]
+
+
+def test_a_migrated_supervisor_is_built(old):
+    text = migrated(old, OLD.replace("gpt-4-turbo", "test/echo").replace("grok-4", "test/echo"))
+    agents = build_agents(loads(text.text.replace("openai/gpt-4o", "test/echo")))
+    assert [agent.name for agent in agents] == ["analyst", "writer", "coordinator-supervisor", "coordinator"]
 
 
 @pytest.mark.parametrize(
@@ -78,18 +133,24 @@ def test_keys_that_v2_does_not_know_become_the_roles_configuration(old):
     assert new.notes == ("agent a: interval went to `config`; see whether its role knows them.",)
 
 
-def test_a_role_written_in_go_and_a_role_to_come_need_a_hand(old):
+def test_a_role_written_in_go_needs_a_hand_and_a_ready_one_does_not(old):
     new = migrated(old, "agents: [{name: a, role: scraper}, {name: b, role: planner}]")
-    assert [note.partition(";")[0] for note in new.notes] == [
-        "agent a: role scraper was Go code",
-        "agent b: role planner is not built yet",
-    ]
+    assert new.notes == (
+        "agent a: role scraper was Go code; write it as a Python class and name it my_pkg.agents:Class.",
+    )
 
 
-def test_mcp_servers_are_kept_and_need_a_hand(old):
-    new = migrated(old, "agents: [{name: a, role: llm, mcp_servers: [files]}]")
-    assert yaml.safe_load(new.text)["agents"][0]["mcp_servers"] == ["files"]
-    assert new.notes == ("agent a: mcp_servers are not built yet; remove the key until they are.",)
+def test_mcp_servers_are_kept_and_need_to_be_described(old):
+    new = migrated(
+        old, "tools: [{name: web, mcp: {url: x}}]\nagents: [{name: a, role: react, mcp_servers: [files, web]}]"
+    )
+    assert yaml.safe_load(new.text)["agents"][0]["mcp_servers"] == ["files", "web"]
+    assert new.notes == ("agent a: add to `tools:` how to reach files: {name: ..., mcp: {command: [...]}}.",)
+
+
+def test_mcp_servers_of_a_role_that_uses_none_are_told(old):
+    new = migrated(old, "tools: [{name: web, mcp: {url: x}}]\nagents: [{name: a, role: llm, mcp_servers: [web]}]")
+    assert new.notes == ("agent a: role llm uses no tools; role react does.",)
 
 
 def test_what_needs_a_hand_stands_as_a_comment_above_its_place(old):
@@ -163,19 +224,22 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 AGENTS = st.lists(
-    st.dictionaries(st.sampled_from(["name", "role", "model", "prompt", "config", "x"]), VALUES), max_size=3
+    st.dictionaries(st.sampled_from(["name", "role", "model", "prompt", "config", "mcp_servers", "x"]), VALUES),
+    max_size=3,
 )
 
 
 @given(agents=AGENTS, supervisor=VALUES)
 @example(agents=[{"name": {"\x85": None}}, {"prompt": "a\x85b\u2028c\n\nd"}], supervisor=None)
+@example(agents=[{"name": ["a"]}], supervisor={"name": ["x"], "model": "m", "max_rounds": "many"})
 @example(agents=[{"name": "0E0", "role": "1", "prompt": "1e5"}, {"name": "yes", "role": "null"}], supervisor=None)
 def test_whatever_stands_in_a_v1_file_its_agents_come_out_with_all_they_said(tmp_path_factory, agents, supervisor):
     path = tmp_path_factory.getbasetemp() / "wild.yaml"
     path.write_text(_dumped({"supervisor": supervisor, "agents": agents}, allow_unicode=False))
     new = _unfilled(path, migrate(path).text.encode())
-    assert len(new["agents"]) == len(agents)
-    for before, after in zip(agents, new["agents"], strict=True):
+    lead = isinstance(supervisor, dict) and bool(supervisor.get("model"))
+    assert len(new["agents"]) == len(agents) + lead
+    for before, after in zip(agents, new["agents"], strict=False):
         assert all(after.get(key) == before[key] for key in ("name", "role", "prompt") if key in before)
 
 
