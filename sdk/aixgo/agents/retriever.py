@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pydantic import Field, SecretStr, model_validator
 from aixgo.agents.base import ReadyAgent, RoleConfig, read_config, reply_to
 from aixgo.call import root_entry, set_state
 from aixgo.config.spec import AgentSpec
-from aixgo.errors import ConfigError, InvalidInput
+from aixgo.errors import AixgoError, ConfigError, InvalidInput
 from aixgo.llm.models import Models
 from aixgo.message import Message
 from aixgo.retrieval.index import Found, Index, Progress, Report
@@ -125,7 +126,11 @@ class RetrieverAgent(ReadyAgent):
             return
         if self._indexing is None or (self._indexing.done() and _failed(self._indexing)):
             self._indexing = asyncio.create_task(self._load_for_all(), name=f"index {self.name}")
-        await asyncio.shield(self._indexing)
+            self._indexing.add_done_callback(_failed)  # looks at the error, which nobody may be left to get
+        try:
+            await asyncio.shield(self._indexing)
+        except AixgoError as error:
+            raise copy(error) from error  # each caller's own, because the runtime writes on it
 
     async def _load_for_all(self) -> None:
         state = root_entry(self.name, math.inf, "")
@@ -133,14 +138,14 @@ class RetrieverAgent(ReadyAgent):
         report = await self.load()
         spent = state.ledger.usage
         log.info(
-            "%s: %d documents indexed, %d as they were, %d removed, %d skipped; %d tokens, %s USD",
+            "%s: %d documents indexed, %d as they were, %d removed, %d skipped; %d tokens, %s",
             self.name,
             len(report.added) + len(report.changed),
             len(report.unchanged),
             len(report.removed),
             len(report.skipped),
             spent.total_tokens,
-            spent.cost_usd or 0,
+            "cost unknown" if spent.unpriced_calls else f"{spent.cost_usd or 0} USD",
         )
 
     def _wanted(self, metadata: Mapping[str, Any]) -> tuple[int, float | None]:

@@ -195,6 +195,16 @@ async def test_relative_paths_begin_at_the_folder_and_sources_are_named_as_they_
     assert names_in(tmp_path) == ["elsewhere", "handbook", "kept"]
 
 
+async def test_callers_that_wait_for_the_same_indexing_get_errors_of_their_own(handbook: None):
+    move("handbook", "elsewhere")
+    agent = retriever()
+    one, other = await asyncio.gather(*(agent.execute(Message("lunch")) for _ in range(2)), return_exceptions=True)
+    await agent.stop()
+    assert isinstance(one, errors.ConfigError)
+    assert isinstance(other, errors.ConfigError)
+    assert one is not other
+
+
 async def test_indexing_that_failed_is_tried_again(handbook: None):
     move("handbook", "elsewhere")
     agent = retriever()
