@@ -175,7 +175,7 @@ def _next(choices: list[str], text: str) -> str:
     workers = [choice for choice in choices if choice != "finish"]
     if "RESULT" in text:
         return "finish"
-    return workers[-1] if "failed" in text or "boom" in text else workers[0]
+    return workers[-1] if " failed: " in text else workers[0]
 
 
 def _work(name: str, item: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[dict[str, Any]]:

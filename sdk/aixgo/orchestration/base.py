@@ -44,6 +44,11 @@ Member = str | Agent
 Sink = Callable[[Event], Awaitable[None]]
 BUFFER = 64
 """Events of members that may wait for the reader of a stream."""
+LATE, LATE_SHARE = 1.0, 0.1
+"""The last part of a pattern's time, as a share of it but at most so many seconds. A member that runs out of time in it
+has used up the pattern's. Members that run at once end before it, by as much again, so that what some of them did is of
+use where another one hangs; it is more than the margins by which processes end calls before their callers do.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +173,15 @@ class Orchestrator(Agent):
         state.check_depth(self.limits.max_depth)
         if self.limits.max_tokens is not None or self.limits.max_cost_usd is not None:
             state.budget = Budget(self.limits.max_tokens, self.limits.max_cost_usd, above=state.budget)
+        deadline = asyncio.get_running_loop().time() + self.limits.timeout
+        shortened = deadline < state.deadline
+        state.deadline = min(deadline, state.deadline)
         attributes = {"pattern": self.pattern, "orchestrator": self.name, "agent_count": self.agent_count}
         with spans.span(f"orchestration.{self.pattern}", attributes) as span:
             calls = MemberCalls(self, self.runtime, state, sink, span)
             try:
-                reply = await self._within_timeout(message, state, calls)
+                run = self.run(message, calls)
+                reply = await (self._within_timeout(run, state) if shortened else run)
             finally:
                 span.set("tokens.total", state.ledger.usage.total_tokens)
                 if state.ledger.usage.cost_usd is not None:
@@ -181,16 +190,12 @@ class Orchestrator(Agent):
             pattern=self.pattern, agent_count=self.agent_count, **usage_metadata(state.ledger.usage)
         )
 
-    async def _within_timeout(self, message: Message, state: CallState, calls: MemberCalls) -> Message:
-        """Run; with a timer of its own only where limits.timeout ends before the inherited deadline."""
-        deadline = asyncio.get_running_loop().time() + self.limits.timeout
-        if deadline >= state.deadline:
-            return await self.run(message, calls)
-        state.deadline = deadline
-        timer = asyncio.timeout_at(deadline)
+    async def _within_timeout(self, run: Awaitable[Message], state: CallState) -> Message:
+        """A run with a timer of its own, because limits.timeout ends before the inherited deadline."""
+        timer = asyncio.timeout_at(state.deadline)
         try:
             async with timer:
-                return await self.run(message, calls)
+                return await run
         except TimeoutError as late:
             if not timer.expired():
                 raise
@@ -214,6 +219,7 @@ class MemberCalls:
         self._sink = sink
         self._iterations = 0
         self._cancelled: list[tuple[str, ...]] = []
+        self._late = min(LATE, LATE_SHARE * (state.deadline - asyncio.get_running_loop().time()))
         self.span = span
 
     @property
@@ -260,9 +266,8 @@ class MemberCalls:
         def job(name: str, message: Message) -> Job:
             return name, lambda: self._call(name, message)
 
-        outcomes = await together([job(name_of(member), message) for member, message in work], concurrency, enough)
-        await self._tell_cancelled()
-        return outcomes
+        jobs = [job(name_of(member), message) for member, message in work]
+        return await self.together(jobs, concurrency=concurrency, enough=enough)
 
     async def together(
         self, jobs: Sequence[Job], *, concurrency: int | None = None, enough: Enough | None = None
@@ -270,14 +275,22 @@ class MemberCalls:
         """Work of the pattern's own, each a label and what does it, at once; raises for no AixgoError.
 
         At most `concurrency` run at the same time, and each has a share of the budget. Once `enough`, told the outcomes
-        so far, says so, the rest is cancelled and its outcome is CallCancelled.
+        so far, says so, the rest is cancelled and its outcome is CallCancelled. What is not done shortly before the
+        pattern's deadline is cancelled too, and its outcome is DeadlineExceeded; when nothing is done by then, that is
+        raised.
         """
-        return await together(jobs, concurrency, enough)
+        deadline = self._state.deadline - 2 * self._late
+        outcomes = await together(jobs, concurrency, enough, deadline)
+        await self._tell_cancelled(outcomes)
+        if jobs and asyncio.get_running_loop().time() >= deadline and not any(outcome.ok for outcome in outcomes):
+            self._late = 2 * self._late  # nothing else is worth beginning
+            raise past_deadline(self._state)
+        return outcomes
 
     def fatal(self, error: AixgoError) -> bool:
-        """Whether a member's error ends the whole pattern: budget or depth are used up, or its deadline has passed."""
+        """Whether a member's error ends the whole pattern: budget, depth or its time are used up."""
         if isinstance(error, DeadlineExceeded):
-            return asyncio.get_running_loop().time() >= self._state.deadline
+            return asyncio.get_running_loop().time() >= self._state.deadline - self._late
         return isinstance(error, (BudgetExceeded, DepthExceeded))
 
     async def step(self, number: int, member: Member, message: Message) -> Message:
@@ -310,11 +323,13 @@ class MemberCalls:
         await self._sink(MemberFinished(reply, path=path, instance_id=instance_id))
         return reply
 
-    async def _tell_cancelled(self) -> None:
-        """Finish, for whoever reads the stream, the members that were cancelled because others were enough."""
+    async def _tell_cancelled(self, outcomes: Outcomes) -> None:
+        """Finish, for whoever reads the stream, the members that were cancelled because others were enough, or late."""
         while self._cancelled and self._sink is not None:
-            error = CallCancelled("the outcomes of the other members were enough")
-            await self._sink(MemberFinished(error=error, path=self._cancelled.pop()))
+            path = self._cancelled.pop()
+            errors = [outcome.error for outcome in outcomes if outcome.target == path[-1] and outcome.error]
+            error = errors[0] if errors else CallCancelled("its call was not needed any more")
+            await self._sink(MemberFinished(error=error, path=path))
 
     async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
         async with self._runtime.stream(name, message) as events:

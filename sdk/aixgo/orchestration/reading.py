@@ -53,6 +53,7 @@ def only_named(name: str, agents: Sequence[MemberField], members: Sequence[Membe
 def _problem(cls: type[PatternConfig], error: Mapping[str, Any]) -> str:
     where = ".".join(map(str, cast("tuple[Any, ...]", error["loc"])))
     if error["type"] == "extra_forbidden":
-        return f"config.{where} is not known; {nearest(where, cls.model_fields)}"
+        keys = [field.alias or name for name, field in cls.model_fields.items()]
+        return f"config.{where} is not known; {nearest(where, keys)}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"config.{where}: {message}" if where else f"config: {message}"

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from aixgo import call as ambient
 from aixgo.call import CallState
-from aixgo.errors import AixgoError, CallCancelled, InvalidInput
+from aixgo.errors import AixgoError, CallCancelled, DeadlineExceeded, InvalidInput
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcome, Outcomes
 
@@ -20,6 +20,8 @@ Job: TypeAlias = "tuple[str, Callable[[], Awaitable[Message]]]"
 """A target and what calls it."""
 Enough: TypeAlias = "Callable[[Sequence[Outcome]], bool]"
 """Told the outcomes so far, in the order in which they came, it says whether the others are still wanted."""
+
+_LATE = "it was not done in time; give the call a longer timeout, or the agent less to do"
 
 
 async def gather(
@@ -29,26 +31,35 @@ async def gather(
     return await together([(target, lambda target=target: invoke(target)) for target in targets], concurrency)
 
 
-async def together(jobs: Sequence[Job], concurrency: int | None = None, enough: Enough | None = None) -> Outcomes:
+async def together(
+    jobs: Sequence[Job], concurrency: int | None = None, enough: Enough | None = None, deadline: float | None = None
+) -> Outcomes:
     """Do all jobs, at most `concurrency` at once. Outcomes are in the order of the jobs; typed errors become outcomes.
 
     Cancellation cancels all; so does an exception that is no AixgoError. Once `enough` says so, what still runs or
-    waits is cancelled and has CallCancelled as its outcome. Each job gets a share of the budget when it begins: what is
-    left by the number of those that may run beside it. What it leaves is there for later ones.
+    waits is cancelled and has CallCancelled as its outcome. What is not done by `deadline` (of the event loop's clock),
+    where that is earlier than the call's, is cancelled and has DeadlineExceeded. Each job gets a share of the budget
+    when it begins: what is left by the number of those that may run beside it. What it leaves is there for later ones.
     """
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"concurrency is {concurrency}; pass 1 or more, or leave it out")
-    crowd = _Crowd(jobs, concurrency or len(jobs), enough)
-    async with asyncio.TaskGroup() as group:
-        crowd.begin(group)
+    crowd = _Crowd(jobs, concurrency or len(jobs), enough, deadline)
+    timer = None if deadline is None else asyncio.get_running_loop().call_at(deadline, crowd.expire)
+    try:
+        async with asyncio.TaskGroup() as group:
+            crowd.begin(group)
+    finally:
+        if timer is not None:
+            timer.cancel()
     return Outcomes([crowd.outcome(index) for index in range(len(jobs))])
 
 
 class _Crowd:
     """Jobs that run beside each other."""
 
-    def __init__(self, jobs: Sequence[Job], limit: int, enough: Enough | None) -> None:
-        self._jobs, self._limit, self._enough = jobs, limit, enough
+    def __init__(self, jobs: Sequence[Job], limit: int, enough: Enough | None, deadline: float | None) -> None:
+        self._jobs, self._limit, self._enough, self._deadline = jobs, limit, enough, deadline
+        self._expired = False
         self._above = ambient.current()
         self._found: dict[int, Outcome] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -68,7 +79,14 @@ class _Crowd:
         """How a job ended."""
         if index in self._found:
             return self._found[index]
+        if self._expired:
+            return Outcome(self._jobs[index][0], error=DeadlineExceeded(_LATE))
         return Outcome(self._jobs[index][0], error=CallCancelled("the outcomes of the others were enough"))
+
+    def expire(self) -> None:
+        """Cancel what is not done; its outcome is DeadlineExceeded."""
+        self._expired = True
+        self._stop()
 
     async def _do(self, index: int, group: asyncio.TaskGroup) -> None:
         ambient.set_state(self._shares[index])
@@ -101,6 +119,8 @@ class _Crowd:
 
     def _share(self, among: int) -> CallState | None:
         state = self._above
-        if state is None or state.budget is None:
-            return state
-        return replace(state, budget=state.budget.lend(among))
+        if state is None:
+            return None
+        if self._deadline is not None:
+            state = replace(state, deadline=min(state.deadline, self._deadline))
+        return state if state.budget is None else replace(state, budget=state.budget.lend(among))

@@ -307,11 +307,26 @@ async def test_orchestrations_that_call_each_other_in_a_circle_end() -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_timeout_shorter_than_the_inherited_one_ends_it_typed(streaming: bool) -> None:
-    made = Parallel("p", ["hangs", "upper"], limits=Limits(timeout=0.02))
+@pytest.mark.parametrize("pattern", [Parallel, Sequential])
+async def test_a_timeout_shorter_than_the_inherited_one_ends_it_typed(pattern: Any, streaming: bool) -> None:
+    made = pattern("p", ["hangs", "hangs"], limits=Limits(timeout=0.02))
     with pytest.raises(DeadlineExceeded) as caught:
         await (stream(made) if streaming else reply(made))
     assert caught.value.agent_path[:1] == ("p",)
+
+
+async def test_what_members_did_at_once_is_of_use_when_another_one_hangs() -> None:
+    made = Parallel("p", ["hangs", "upper", "hangs"], limits=Limits(timeout=0.2))
+    events = await stream(made)
+    assert isinstance(events[-1], Result)
+    answer = events[-1].message
+    assert answer.payload == {"upper": "X"}
+    errors = answer.metadata["parallel_errors"]
+    assert {name: error["class"] for name, error in errors.items()} == dict.fromkeys(
+        ("hangs", "hangs#2"), "DeadlineExceeded"
+    )
+    late = [e for e in events if isinstance(e, MemberFinished) and isinstance(e.error, DeadlineExceeded)]
+    assert [event.path for event in late] == [("p", "hangs")] * 2
 
 
 async def test_tokens_over_the_limit_stop_a_sequence_where_they_are_spent() -> None:
