@@ -8,6 +8,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from threading import Thread
 from typing import Annotated, Any, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -29,8 +34,10 @@ class FunctionTool:
     Arguments are what the type hints say, converted as pydantic does ("3" is an int); a parameter without a hint takes
     anything. `Annotated[str, Field(description="...")]` describes one to the model; the docstring describes the whole.
     The result is a JSON value, or what pydantic can make one of: models, dataclasses, dates. Raises ConfigError for a
-    function that cannot be a tool. A thread cannot be stopped: a function that is not `async def` goes on after the
-    call of its agent was cancelled or timed out, and its result is dropped.
+    function that cannot be a tool.
+
+    A thread cannot be stopped: a function that is not `async def` goes on after the call of its agent was cancelled or
+    timed out, and its result is dropped; it does not hold up the end of the process.
     """
 
     def __init__(self, function: Function, *, name: str = "", description: str = "") -> None:
@@ -53,11 +60,11 @@ class FunctionTool:
 
     async def call(self, arguments: Mapping[str, Any]) -> JSON:
         """Validate and call. Raises ToolError for arguments or a result that do not fit, and what the function does."""
-        given = self._validated(arguments)
-        if self._asynchronous:
-            result = await self._function(**given)
-        else:
-            result = await asyncio.to_thread(self._function, **given)
+        call = partial(self._function, **self._validated(arguments))
+        try:
+            result = await (call() if self._asynchronous else _in_thread(call, f"tool {self.name}"))
+        except SystemExit as error:
+            raise ToolError(f"tool {self.name!r} wanted to end the process") from error
         try:
             return to_jsonable_python(result, bytes_mode="utf8")
         except (PydanticSerializationError, ValueError) as error:
@@ -89,6 +96,39 @@ def tool(
         return FunctionTool(function, name=name, description=description)
 
     return make if function is None else make(function)
+
+
+async def _in_thread(call: Callable[[], Any], name: str) -> Any:
+    """What `call` returns or raises in a thread, with the caller's context.
+
+    Not `asyncio.to_thread`: its few threads serve the whole process, which waits for them when it ends, so functions
+    that do not return would hold up everything.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    context = copy_context()
+
+    def settle(outcome: Future[Any]) -> None:
+        if done.cancelled():
+            return
+        error = outcome.exception()
+        if error is None:
+            done.set_result(outcome.result())
+        else:
+            # asyncio's futures take no StopIteration.
+            done.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+
+    def work() -> None:
+        outcome: Future[Any] = Future()
+        try:
+            outcome.set_result(context.run(call))
+        except BaseException as error:  # noqa: BLE001  # raised again in the task that waits
+            outcome.set_exception(error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, outcome)
+
+    Thread(target=work, name=name, daemon=True).start()
+    return await done
 
 
 def _code_of(function: Function) -> Any:

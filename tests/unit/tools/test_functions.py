@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import date
@@ -155,12 +158,40 @@ async def test_a_thread_sees_the_context_of_the_call():
     assert await asks.call({}) == "caller"
 
 
-async def test_blocking_functions_do_not_wait_for_each_other():
-    import threading
-
-    meeting = threading.Barrier(2, timeout=10)
+async def test_any_number_of_blocking_functions_run_at_the_same_time():
+    meeting = threading.Barrier(60, timeout=20)
     meet = FunctionTool(lambda: meeting.wait() >= 0, name="meet")
-    assert await asyncio.gather(meet.call({}), meet.call({})) == [True, True]
+    assert await asyncio.gather(*(meet.call({}) for _ in range(60))) == [True] * 60
+
+
+async def test_a_function_that_wants_to_end_the_process_is_a_failed_tool():
+    async def leaves() -> None:
+        sys.exit(3)
+
+    for function in (lambda: sys.exit(3), leaves):
+        with pytest.raises(ToolError, match="tool 't' wanted to end the process"):
+            await FunctionTool(function, name="t").call({})
+
+
+async def test_a_function_that_raises_stop_iteration_fails_as_any_other():
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await FunctionTool(lambda: next(iter(())), name="t").call({})
+
+
+def test_a_function_that_never_returns_does_not_hold_up_the_end_of_the_process():
+    code = (
+        "import asyncio, threading\n"
+        "from aixgo.tools import FunctionTool\n"
+        "stuck = FunctionTool(lambda: threading.Event().wait(), name='stuck')\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await asyncio.wait_for(stuck.call({}), 0.05)\n"
+        "    except TimeoutError:\n"
+        "        print('gave up')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "gave up\n"
 
 
 def _spread(*values: int) -> None: ...
