@@ -134,25 +134,27 @@ class _Writer:
         settings = dict(_mapping(data["supervisor"]))
         name = settings.pop("name", DEFAULT_NAME)
         names = [each["name"] for each in map(_mapping, _list(data.get("agents"))) if "name" in each]
-        config: dict[str, Any] = {}
         rounds = settings.pop("max_rounds", None)
         if settings.get("model"):
-            config["supervisor"] = _free(f"{name if isinstance(name, str) else DEFAULT_NAME}-supervisor", names)
-            self.lead = {"name": config["supervisor"], "role": "llm", **settings}
+            free = _free(f"{name if isinstance(name, str) else DEFAULT_NAME}-supervisor", names)
+            self.lead = {"name": free, "role": "llm", **settings}
+            config, turns = {"supervisor": free}, 0
         else:
-            config |= {"select": "round_robin", **settings}
-            self._note("the supervisor has no model to choose workers with, so each has one turn, in order.")
-            if settings:
-                self._note(
-                    f"{', '.join(map(str, settings))} of the supervisor stands in `config`, which knows no such key."
-                )
-        if rounds is not None:
-            config["max_rounds"] = rounds
+            config, turns = self._round_robin(settings), len(names)
         new: dict[str, Any] = {"name": name, "pattern": "supervisor", "agents": names, "config": config}
-        most = rounds if rounds is not None else 0 if self.lead else len(names)
-        if isinstance(most, int) and most > _MAX_ITERATIONS:
-            new["limits"] = {"max_iterations": most}
+        if rounds is not None:
+            config["max_rounds"] = turns = rounds
+        if isinstance(turns, int) and turns > _MAX_ITERATIONS:
+            new["limits"] = {"max_iterations": turns}
         self._add({"orchestration": new})
+
+    def _round_robin(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The `config:` of a supervisor that had no model to choose with."""
+        self._note("the supervisor has no model to choose workers with, so they take turns, in order.")
+        if settings:
+            told = f"{', '.join(map(str, settings))} of the supervisor stands in `config`, which knows no such key."
+            self._note(told)
+        return {"select": "round_robin", **settings}
 
     def _agents(self, value: Any) -> None:
         entries = [*_list(value), *([self.lead] if self.lead else [])]

@@ -68,7 +68,7 @@ def test_a_supervisor_without_a_model_lets_the_agents_take_turns_and_that_is_tol
     assert new["orchestration"]["config"] == {"select": "round_robin", "style": "calm"}
     assert [agent["name"] for agent in new["agents"]] == ["a", "b"]
     assert made.notes == (
-        "the supervisor has no model to choose workers with, so each has one turn, in order.",
+        "the supervisor has no model to choose workers with, so they take turns, in order.",
         "style of the supervisor stands in `config`, which knows no such key.",
     )
 
