@@ -136,4 +136,4 @@ async def test_a_member_whose_process_is_killed_has_the_documented_outcome(
             with pytest.raises(lost) as caught:
                 await runtime.call(f"{pattern}.mortal", TASK, timeout=BOUND)
             assert caught.value.agent_path[0] == f"{pattern}.mortal"
-    assert not mortal.running
+    await eventually(lambda: not mortal.running)
