@@ -76,7 +76,8 @@ class MapReduce(Orchestrator):
     The mapper's request has the item as payload and adds `index` (from 0) and `item_count` to the request's metadata.
     It belongs to no session: items neither see nor become turns of one. With several replicas of the mapper they share
     the items. With `on_error="stop"` the first failure cancels the others and is raised, with `fields["index"]`; with
-    "skip" it goes on, and AllMembersFailed is raised when no item succeeded. Budget, depth and deadline end it always.
+    "skip" it goes on, items that are not done shortly before its deadline fail too, and AllMembersFailed is raised when
+    no item succeeded. A spent budget and depth end it always.
 
     `reducer` "list" makes a JSON list of the payloads, "join" one text with `separator` in between; an agent gets that
     list as payload and the metadata `map_results`, [{index, payload, metadata}]. Metadata: `item_count`; when some
@@ -143,7 +144,8 @@ class MapReduce(Orchestrator):
 
     async def _items(self, message: Message, calls: MemberCalls) -> Sequence[JSON]:
         if self._splitter is not None:
-            answer, _ = await ask(calls, self._splitter, message, Items, number=_SPLITTING)
+            question = message.with_(metadata=_without(message, HANDOFFS_KEY))
+            answer, _ = await ask(calls, self._splitter, question, Items, number=_SPLITTING)
             items, source = answer.items, f"splitter {name_of(self._splitter)!r} found"
         else:
             items, source = split(message, self._split), "the input has"
@@ -173,6 +175,8 @@ class MapReduce(Orchestrator):
             for index, item in enumerate(items)
         ]
         outcomes = await calls.scatter(work, concurrency=self._concurrency, enough=ended)
+        if not self._skips:  # what was not done in time has an error that nobody was told of
+            ending += [each.error for each in outcomes if each.error is not None]
         if ending:
             at = next(index for index, outcome in enumerate(outcomes) if outcome.error is ending[0])
             ending[0].fields.setdefault("index", at)
@@ -182,10 +186,10 @@ class MapReduce(Orchestrator):
 
     def _item_metadata(self, message: Message) -> dict[str, Any]:
         """The request's metadata for an item: without what asks for the one answer that the reducer gives."""
-        dropped = {HANDOFFS_KEY} if self._reducer is None else {HANDOFFS_KEY, SCHEMA_KEY}
+        dropped = (HANDOFFS_KEY,) if self._reducer is None else (HANDOFFS_KEY, SCHEMA_KEY)
         # A conversation, be it an empty one, keeps agents with a memory from holding the session for each item.
         unconnected: dict[str, Any] = {CONVERSATION: []}
-        return unconnected | {key: value for key, value in message.metadata.items() if key not in dropped}
+        return unconnected | _without(message, *dropped)
 
     async def _reduced(self, message: Message, outcomes: Outcomes, calls: MemberCalls) -> Message:
         if self._separator is not None:
@@ -230,6 +234,11 @@ def _listed(message: Message) -> Sequence[JSON] | None:
         return read_answer(message, Items).items
     except InvalidReply:
         return None
+
+
+def _without(message: Message, *keys: str) -> dict[str, Any]:
+    """The metadata of a request less what is for who answers it in the end."""
+    return {key: value for key, value in message.metadata.items() if key not in keys}
 
 
 def _failure(index: int, error: AixgoError) -> dict[str, Any]:

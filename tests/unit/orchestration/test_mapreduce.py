@@ -138,6 +138,12 @@ async def test_a_splitter_answers_items_in_any_of_these_forms(answer: Any) -> No
     }  # fmt: skip
 
 
+async def test_a_splitter_is_not_offered_hand_overs() -> None:
+    splitter = Seen("splitter")
+    await reply(MapReduce("m", "upper", splitter="splitter"), Message(["a"], {"handoffs": {"x": ""}, "k": 1}), splitter)
+    assert set(splitter.asked[0].metadata) == {"k", "response_schema"}
+
+
 async def test_a_splitter_that_answers_no_list_is_asked_twice() -> None:
     with pytest.raises(InvalidReply, match="agent 'upper' was asked 2 times"):
         await reply(MapReduce("m", "upper", splitter="upper"), "text")
@@ -252,6 +258,27 @@ async def test_its_deadline_is_not_skipped_and_leaves_no_task() -> None:
         with pytest.raises(errors.DeadlineExceeded):
             await runtime.call("m", [1, 2, 3])
         assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+async def test_items_that_are_not_done_in_time_fail(on_error: Any) -> None:
+    @agent
+    async def hangs_at_two(message: Message) -> str:
+        if message.payload == 2:
+            await asyncio.Event().wait()
+        return "done"
+
+    made = MapReduce("m", "hangs_at_two", on_error=on_error, limits=Limits(timeout=0.2))
+    work = reply(made, [1, 2, 3], hangs_at_two)
+    if on_error == "stop":
+        with pytest.raises(errors.DeadlineExceeded) as caught:
+            await work
+        assert caught.value.fields["index"] == 1
+        assert caught.value.agent_path[0] == "m"
+    else:
+        answer = await work
+        assert answer.payload == ["done", "done"]
+        assert [(each["index"], each["class"]) for each in answer.metadata["failed_items"]] == [(1, "DeadlineExceeded")]
 
 
 async def test_a_cancelled_call_leaves_no_task() -> None:
