@@ -478,7 +478,7 @@ async def test_a_reader_sees_every_item_end_also_those_that_were_cancelled() -> 
         seen: list[Event] = []
 
         async def read() -> None:
-            async with runtime.stream("m", [1, 0, 2]) as events:
+            async with runtime.stream("m", [0, 1, 2]) as events:
                 async for event in events:
                     seen.append(event)
 
