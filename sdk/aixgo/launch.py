@@ -82,7 +82,7 @@ def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     """
     from aixgo.config.settings import Settings  # only where a configuration is used
     from aixgo.llm.models import Models, ModelSettings  # see above
-    from aixgo.llm.pricing import Price  # see above
+    from aixgo.llm.pricing import Price, Prices  # see above
     from aixgo.resources import Resources  # see above
     from aixgo.sessions.stores import make_store  # see above
     from aixgo.tools.toolbox import Toolbox  # see above
@@ -91,7 +91,7 @@ def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     models = Models(ModelSettings.from_environment(variables), prices=prices, folder=config.folder)
     spec = config.sessions
     sessions = make_store(Settings.read(variables).session_store or spec.store, spec.limits(), config.folder)
-    return Resources(models, sessions, Toolbox.from_specs(config.tools))
+    return Resources(models, sessions, Toolbox.from_specs(config.tools), Prices(prices), config.folder)
 
 
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:

@@ -10,9 +10,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from aixgo.llm.models import Models
+from aixgo.llm.pricing import Prices
 from aixgo.sessions.contract import SessionStore
 from aixgo.sessions.in_memory import InMemorySessions
 from aixgo.tools.toolbox import Toolbox
@@ -25,6 +27,9 @@ class Resources:
     models: Models
     sessions: SessionStore = field(default_factory=InMemorySessions)
     tools: Toolbox = field(default_factory=Toolbox)
+    prices: Prices = field(default_factory=Prices)
+    folder: Path | None = None
+    """Where relative paths of the configuration begin; None is the working directory."""
 
     def wanted_by(self, make: Callable[..., Any]) -> Mapping[str, Any]:
         """The parts that `make`, a class or function, names as parameters."""
