@@ -34,6 +34,7 @@ _OUR_VENDORS: Mapping[str, str] = {
     "grok": "xai",
 }
 """Names of vendors elsewhere -> the name before the slash here."""
+_CUT = 500
 _BY_STATUS: Mapping[int, type[ProviderError]] = {
     401: ProviderDenied,
     403: ProviderDenied,
@@ -87,6 +88,9 @@ class Account:
 
 def vendor_error(status: int | None, text: str, retry_after: float | None = None) -> ProviderError:
     """The typed error of a vendor's HTTP status; without one, of a vendor that was not reached."""
+    text = text[:_CUT]
+    if status in (401, 403):  # the vendor's text may show a part of the key
+        text = f"the model's vendor answered {status}: its key is missing, wrong, or lacks the right"
     if status is None or (status >= 500 and status not in _BY_STATUS):
         return ProviderUnavailable(text, retry_after=retry_after)
     return _BY_STATUS.get(status, ProviderRejected)(text, retry_after=retry_after)

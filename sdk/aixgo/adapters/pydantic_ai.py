@@ -188,6 +188,8 @@ class _Run:
                 )
             except failures.AgentRunError as error:
                 self._record(messages, in_flight=False)
+                if isinstance(error, failures.ModelAPIError):
+                    self._account.record(None, Usage())  # the call that failed: it took no tokens
                 raise self._translated(error) from error
             except BaseException as error:
                 self._record(messages, in_flight=isinstance(error, (asyncio.CancelledError, GeneratorExit)))

@@ -237,7 +237,8 @@ async def test_a_vendors_failure_is_the_typed_error_with_the_call_counted(
         with pytest.raises(expected) as caught:
             await runtime.call("helper", "x")
     assert caught.value.agent_path == ("helper",)
-    assert caught.value.usage.total_tokens == 0
+    usage = caught.value.usage
+    assert (usage.llm_calls, usage.total_tokens, usage.cost_usd) == (1, 0, 0)
 
 
 async def test_a_rate_limit_says_when_to_come_back():
@@ -254,7 +255,7 @@ async def test_what_was_spent_before_a_failure_is_counted():
     async with running(agent) as runtime:
         with pytest.raises(errors.ProviderUnavailable) as caught:
             await runtime.call("helper", "x")
-    assert (caught.value.usage.prompt_tokens, caught.value.usage.llm_calls) == (100, 1)
+    assert (caught.value.usage.prompt_tokens, caught.value.usage.llm_calls) == (100, 2)
 
 
 async def test_an_answer_that_never_fits_is_an_invalid_completion():
