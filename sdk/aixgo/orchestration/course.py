@@ -38,10 +38,15 @@ class Course:
         self._order = sorter(steps)
         self._ready: deque[str] = deque()
         self._ended: asyncio.Queue[str] = asyncio.Queue()
+        self._settled: set[str] = set()
         self._failures: dict[str, AixgoError] = {}
+        self._late: AixgoError | None = None
 
     async def run(self) -> Mapping[str, AixgoError]:
-        """Run the steps; what failed, by id, in the order in which it did."""
+        """Run the steps; what failed, by id, in the order in which it did.
+
+        Raises DeadlineExceeded when the pattern's time was up while steps ran: there is none left for a new plan.
+        """
         self._order.prepare()
         async with asyncio.TaskGroup() as group:
             while self._begin(group):
@@ -49,6 +54,8 @@ class Course:
                 self._running -= 1
                 if ended not in self._failures:
                     self._order.done(ended)
+        if self._late is not None:
+            raise self._late
         return self._failures
 
     def _begin(self, group: asyncio.TaskGroup) -> bool:
@@ -58,14 +65,34 @@ class Course:
         batch = [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
         if batch:
             self._running += len(batch)
-            group.create_task(self._calls.together([(name, lambda name=name: self._run(name)) for name in batch]))
+            group.create_task(self._together(batch))
         return self._running > 0
+
+    async def _together(self, names: Sequence[str]) -> None:
+        """Run steps that share a budget. Those that are not settled then were cancelled, because time was up."""
+        late: AixgoError | None = None
+        try:
+            outcomes = await self._calls.together([(name, lambda name=name: self._run(name)) for name in names])
+        except AixgoError as error:
+            late = error
+        else:
+            late = next((outcome.error for outcome in outcomes if outcome.target not in self._settled), None)
+        self._late = self._late or late
+        for name in names:
+            if name not in self._settled:
+                self._settle(name, late)
 
     async def _run(self, name: str) -> Message:
         try:
-            return await self._do(self._steps[name])
+            reply = await self._do(self._steps[name])
         except AixgoError as error:
-            self._failures[name] = error
+            self._settle(name, error)
             raise
-        finally:
-            self._ended.put_nowait(name)
+        self._settle(name, None)
+        return reply
+
+    def _settle(self, name: str, error: AixgoError | None) -> None:
+        self._settled.add(name)
+        if error is not None:
+            self._failures[name] = error
+        self._ended.put_nowait(name)
