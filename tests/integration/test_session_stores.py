@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from aixgo import DistributedRuntime, Message
 from aixgo.conversation import Turn
 from aixgo.errors import ConfigError, InvalidInput, MessageTooLarge
 from aixgo.message import new_id
@@ -32,6 +33,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.integration.postgres import PASSWORD, find_program, postgres_server
+from tests.integration.serving import served
 from tests.integration.session_caller import AGENT
 from tests.support import ROOT
 
@@ -589,3 +591,18 @@ def test_an_address_that_cannot_be_read_is_refused_without_showing_it():
         PostgresSessions(SecretStr("postgresql://u:hunter2@host:port with spaces/x?nonsense=1"))
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+async def test_replicas_of_an_agent_share_its_sessions(shared: Stores, session: str, tmp_path: Path):
+    file = tmp_path / "mesh.yaml"
+    file.write_text("version: 2\nagents:\n  - {name: a, role: llm, model: test/echo}\n")
+    spent = list[int]()
+    with (
+        served(file, ["a"], AIXGO_SESSION_STORE=shared.address) as first,
+        served(file, ["a"], AIXGO_SESSION_STORE=shared.address) as second,
+    ):
+        for address in (first, second, first):
+            async with DistributedRuntime(control_plane=(), connect={"a": address}) as runtime:
+                reply = await runtime.call("a", Message("two words", session_id=session), timeout=BOUND)
+                spent.append(reply.usage.prompt_tokens)
+    assert spent == [2, 6, 10]

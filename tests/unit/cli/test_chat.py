@@ -29,7 +29,7 @@ agents:
   - {name: fails, role: llm, model: "test/fail:RateLimited"}
 sessions: {store: "sqlite:///sessions.db"}
 """
-AIXGO = "import aixgo_services.cli.main as m; m._COMMANDS.setdefault('chat', ('chat:chat', '')); m.main()"
+AIXGO = "from aixgo_services.cli.main import main; main()"
 
 
 @pytest.fixture
