@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aixgo import call as ambient
 from aixgo.call import Budget, CallState
-from aixgo.errors import BudgetExceeded, CallCancelled, InvalidInput, WrongState
+from aixgo.errors import BudgetExceeded, CallCancelled, DeadlineExceeded, InvalidInput, WrongState
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcome, Outcomes
 from aixgo.runtime.parallel import Job, together
@@ -97,6 +97,37 @@ async def test_a_job_that_finishes_although_it_is_stopped_has_its_own_outcome() 
 
     outcomes = await together([("a", after(2)), ("b", stubborn)], None, lambda outcomes: good(outcomes) >= 1)
     assert [type(outcome.error) for outcome in outcomes] == [type(None), WrongState]
+
+
+async def test_what_is_not_done_by_the_deadline_is_too_late_and_what_is_done_stays() -> None:
+    deadlines: list[float] = []
+
+    async def looks() -> Message:
+        state = ambient.current()
+        assert state is not None
+        deadlines.append(state.deadline)
+        return Message("")
+
+    deadline = asyncio.get_running_loop().time() + 0.02
+    with ambient.entered(ambient.root(60)):
+        outcomes = await together([("a", looks), ("b", never), ("c", looks), ("d", never)], 2, None, deadline)
+    assert [type(outcome.error) for outcome in outcomes] == [
+        type(None), DeadlineExceeded, type(None), DeadlineExceeded,
+    ]  # fmt: skip
+    assert deadlines == [deadline, deadline]
+
+
+async def test_a_deadline_after_the_calls_own_changes_nothing() -> None:
+    async def looks() -> Message:
+        state = ambient.current()
+        assert state is not None
+        return Message(state.deadline)
+
+    state = ambient.root(60)
+    with ambient.entered(state):
+        (outcome,) = await together([("a", looks)], None, None, state.deadline + 60)
+    assert outcome.message is not None
+    assert outcome.message.payload == state.deadline
 
 
 @dataclass
