@@ -14,7 +14,6 @@ from aixgo.events import ToolCall
 from tests.integration.serving import served
 from tests.support import eventually
 
-
 TIMEOUT = 30.0
 AGENTS = '''\
 """Agents of other frameworks, without a network."""
