@@ -91,7 +91,8 @@ class Supervisor(Orchestrator):
     (budget, depth, deadline) is raised always, and AllMembersFailed when there is no good reply at all.
 
     Metadata: `rounds`, `finished`, `history`: a list of {round, agent, instruction, error: {class, message}}.
-    Hand-overs are not offered to workers: they answer to their supervisor.
+    Hand-overs are not offered to workers: they answer to their supervisor. A `response_schema` is every worker's; the
+    supervising agent's own answer is text.
     """
 
     pattern: ClassVar[str] = "supervisor"
@@ -172,7 +173,7 @@ class Supervisor(Orchestrator):
             choice = await self._choose(number, history, calls)
             if choice.worker is None:
                 return self._reply(history, calls, finished=True, answer=choice.answer)
-            history = history.and_then(await self._turn(number, choice, history, calls))
+            history = history.and_then(await self._turn(number, choice.worker, choice.instruction, history, calls))
             calls.span.set("supervisor.rounds", number)
         return self._reply(history, calls, finished=self._select == ROUND_ROBIN)
 
@@ -218,8 +219,7 @@ class Supervisor(Orchestrator):
             task=as_json(history.task.payload), workers=workers, history=history.shown(self._max_shown), round=number
         )
 
-    async def _turn(self, number: int, choice: _Choice, history: History, calls: MemberCalls) -> Round:
-        worker, instruction = choice.worker or "", choice.instruction
+    async def _turn(self, number: int, worker: Member, instruction: str, history: History, calls: MemberCalls) -> Round:
         task = history.task
         request = _for_member(task, instruction or task.payload).with_metadata(task=as_json(task.payload), round=number)
         turns = history.conversation(instruction)

@@ -466,6 +466,20 @@ async def test_events_of_all_members_come_up_in_order_with_one_result() -> None:
     assert isinstance(failed.error, AgentFailed)
 
 
+async def test_a_supervisor_may_supervise_supervisors_and_each_sees_its_own() -> None:
+    a, lead = Worker("a"), Boss(go("a", "dig"), finish())
+    lead.name = "lead"
+    inner = Supervisor("", [a], supervisor=lead)
+    boss = Boss(go("s/0", "find it"), finish())
+    events = await stream(Supervisor("s", [inner], supervisor=boss))
+    (result,) = [event for event in events if isinstance(event, Result)]
+    assert (result.message.payload, result.message.metadata["rounds"]) == ("a(dig)", 1)
+    assert result.message.metadata["history"] == [{"round": 1, "agent": "s/0", "instruction": "find it"}]
+    assert lead.asked[0].metadata["task"] == "find it"
+    assert a.asked[0].metadata[KEY] == [{"role": "user", "content": "task"}, {"role": "user", "content": "find it"}]
+    assert MemberFinished in [type(event) for event in events if event.path == ("s", "s/0", "a")]
+
+
 def spender(name: str, model: ScriptedModel) -> LLMAgent:
     spec = AgentSpec(name=name, role="llm", model=("test/m",), config={"max_tokens": 10})
     return LLMAgent(spec, models=scripted_models(m=model))
