@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from aixgo.conversation import MAX_TURNS, Turn, turns_of, with_turns
-from aixgo.errors import HandoffLoop, HandoffRefused, InvalidInput, LimitExceeded
-from aixgo.message import Message
+from aixgo.errors import HandoffLoop, HandoffRefused, InvalidInput, InvalidMessage, LimitExceeded
+from aixgo.message import Message, from_json
 from aixgo.names import nearest
+from aixgo.orchestration.asking import SCHEMA_KEY
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.reading import PatternConfig, required
 
@@ -69,6 +70,9 @@ class Swarm(Orchestrator):
     to the agent that the hand-over before it came from: of A to B, B to A, A to B, B to A the last three are. Returns
     in a row are counted; a hand-over to anybody else begins anew; more than `ping_pong` (2) are a loop, which that
     fourth one is. An agent's own error is raised as it is, with `fields["step"]`.
+
+    A model that may hand over is not bound to a schema, so where the request has a `response_schema` an agent that
+    neither hands over nor answers a JSON object is asked once more, without the offer.
 
     Metadata: `handoffs`, a list of {from, to, reason}; `handoff_count`; `active_agent`, who answered.
     """
@@ -132,13 +136,20 @@ class Swarm(Orchestrator):
         while True:
             calls.span.set("swarm.handoffs", len(trail.hops))
             calls.span.set("swarm.final_agent", trail.active)
-            request = self._request(message, trail)
-            reply = await calls.step(len(trail.hops) + 1, members[trail.active], request)
+            reply = await self._turn(members[trail.active], self._request(message, trail), len(trail.hops) + 1, calls)
             if reply.metadata.get(TO) is None:
                 return reply.with_metadata(
                     handoffs=trail.hops, handoff_count=len(trail.hops), active_agent=trail.active
                 )
             self._hand_over(trail, message, reply)
+
+    async def _turn(self, member: Member, request: Message, number: int, calls: MemberCalls) -> Message:
+        """The active agent's reply: an answer, or a hand-over."""
+        reply = await calls.step(number, member, request)
+        if reply.metadata.get(TO) is not None or not _misses_schema(request, reply):
+            return reply
+        bound = {key: value for key, value in request.metadata.items() if key != OFFERED}
+        return await calls.step(number, member, request.with_(metadata=bound))
 
     def _first(self, message: Message, members: Mapping[str, Member]) -> str:
         """Who is asked first. Raises InvalidInput."""
@@ -201,6 +212,16 @@ class Swarm(Orchestrator):
             f"agent {source!r} hands over to {target!r}, {fault}; allowed: {', '.join(targets) or 'nobody'}",
             fields={"from": source, "to": str(target)},
         )
+
+
+def _misses_schema(request: Message, reply: Message) -> bool:
+    """Whether an agent was to answer a JSON object, and did not because it might have handed over."""
+    if not {SCHEMA_KEY, OFFERED} <= request.metadata.keys():
+        return False
+    try:
+        return not isinstance(from_json(reply.text.encode(errors="replace")), dict)
+    except InvalidMessage:
+        return True
 
 
 def _farewell(reply: Message, target: str, reason: str) -> str:

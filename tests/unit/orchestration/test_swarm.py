@@ -410,6 +410,34 @@ async def test_a_model_hands_over_with_the_tool_that_it_is_offered(streaming: bo
     ]
 
 
+SCHEMA = {"type": "object", "properties": {"score": {"type": "number"}}, "required": ["score"]}
+
+
+async def test_where_a_schema_is_wanted_a_model_that_does_not_hand_over_is_asked_again_without_the_offer() -> None:
+    model = ScriptedModel(lambda request: {"score": 1} if request.schema else "Quite good.")
+    reply = await ask(Swarm("s", [llm("a", model), "b"]), content=Message("hi", {"response_schema": SCHEMA}))
+    assert reply.payload == {"score": 1}
+    assert [len(request.tools) for request in model.requests] == [1, 0]
+
+
+@pytest.mark.parametrize("table", [None, {}])
+async def test_an_agent_that_answers_by_the_schema_at_once_is_asked_once(table: Any) -> None:
+    model = ScriptedModel(lambda _: {"score": 1})
+    made = Swarm("s", [llm("a", model), "b"], handoffs=table)
+    reply = await ask(made, content=Message("hi", {"response_schema": SCHEMA}))
+    assert reply.text == '{"score":1}'
+    assert len(model.requests) == 1
+
+
+async def test_a_hand_over_comes_before_the_schema() -> None:
+    b = Talker("b")
+    await ask(
+        Swarm("s", [Talker("a", "b"), b], handoffs={"a": ["b"]}), content=Message("", {"response_schema": SCHEMA})
+    )
+    assert b.asked[0].metadata["response_schema"] == SCHEMA
+    assert len(b.asked) == 1
+
+
 YAML = """
 version: 2
 agents:
