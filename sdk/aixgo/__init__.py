@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aixgo.runtime.distributed import DistributedRuntime
     from aixgo.runtime.local import LocalRuntime
     from aixgo.server.server import AgentServer
+    from aixgo.tools.functions import tool
 
 _HOMES = {
     "AgentServer": "server.server",
@@ -58,10 +59,11 @@ _HOMES = {
     "Supervisor": "orchestration.supervisor",
     "Swarm": "orchestration.swarm",
     "run": "launch",
+    "tool": "tools.functions",
 }
 
 __all__ = [  # noqa: RUF022  # by subject
-    "Agent", "agent", "AgentSpec", "Message", "Usage", "AixgoError",
+    "Agent", "agent", "tool", "AgentSpec", "Message", "Usage", "AixgoError",
     "Event", "Delta", "ToolCall", "MemberStarted", "MemberFinished", "Result",
     "Runtime", "CallOptions", "LocalRuntime", "DistributedRuntime", "AgentServer", "run",
     "Orchestrator", "Limits", "Supervisor", "Sequential", "Parallel", "Router", "Swarm", "Hierarchical", "RAG",
