@@ -17,7 +17,7 @@ from pydantic import Field
 
 from aixgo.agent import Agent
 from aixgo.errors import AllMembersFailed, InvalidInput
-from aixgo.message import Message, to_json
+from aixgo.message import Message, new_id, to_json
 from aixgo.names import nearest
 from aixgo.orchestration.asking import SCHEMA_KEY, ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
@@ -92,7 +92,7 @@ class _Led(Orchestrator):
         if not found.summaries:
             raise _all_failed(found)
         told = {"assignments": [each.to_json() for each in assignments], **found.to_json()}
-        asked = message.with_(payload=_results(message.text, found))
+        asked = _asked(message, _results(message.text, found))
         asked = asked.with_metadata(**told, task=message.text, **{HIERARCHY: place.with_state(found.state).to_json()})
         reply = await calls.call(manager, asked)
         up = {STATE_KEY: dict(found.state)} if found.state else {}
@@ -105,7 +105,7 @@ class _Led(Orchestrator):
         lists = [name for name, member in self._teams.items() if isinstance(member, _Workers)]
         leads = [name_of(lead) for lead in self._common.leads] if lists else []
         teams = {name: self._about(name, member) for name, member in self._teams.items()}
-        question = _for_teams(message).with_(payload=self._question(message.text, teams, lists, leads, place))
+        question = _asked(_for_teams(message), self._question(message.text, teams, lists, leads, place))
         question = question.with_metadata(task=message.text, teams=teams, **{HIERARCHY: place.to_json()})
         plan, _ = await ask(calls, manager, question, assignments_model(teams, leads, self.limits.max_agents))
         return [each.led_by((each.manager or leads[0]) if each.to in lists else None) for each in plan.assignments]
@@ -132,7 +132,7 @@ class _Led(Orchestrator):
         """What the teams bring. Raises what is fatal."""
 
         def request(assignment: Assignment) -> Message:
-            asked = _for_teams(message).with_(payload=assignment.task)
+            asked = _asked(_for_teams(message), assignment.task)
             asked = asked.with_metadata(**{HIERARCHY: place.to_json()})
             return asked.with_metadata(**{ASSIGNED: assignment.manager}) if assignment.manager else asked
 
@@ -263,6 +263,11 @@ def _all_failed(found: Found) -> AllMembersFailed:
     }
     reasons = "; ".join(f"{team}: {error['class']}: {error['message']}" for team, error in found.errors.items())
     return AllMembersFailed(f"no team succeeded: {reasons}", fields={"errors": errors})
+
+
+def _asked(message: Message, payload: str) -> Message:
+    """A request of its own: sessions keep one exchange for each id."""
+    return message.with_(payload=payload, id=new_id())
 
 
 def _for_teams(message: Message) -> Message:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
-from aixgo.message import JSON, Message
+from aixgo.message import JSON, Message, new_id
 from aixgo.names import nearest
 from aixgo.orchestration.asking import SCHEMA_KEY, ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
@@ -130,7 +130,7 @@ class Planning(Orchestrator):
         """The first plan, or a new one. Raises InvalidReply, or for a new one PlanFailed; the planner's own errors."""
         agents = {name_of(worker): self._descriptions.get(name_of(worker), "") for worker in self._workers}
         model = plan_model(agents=agents, max_steps=self._max_steps, done=progress.results)
-        question = _without_reply_keys(message).with_(payload=self._question(message.text, agents, progress))
+        question = _asked(_without_reply_keys(message), self._question(message.text, agents, progress))
         question = question.with_metadata(task=message.text, agents=agents, **progress.told())
         try:
             plan, _ = await ask(calls, self._planner, question, model)
@@ -176,7 +176,7 @@ class Planning(Orchestrator):
         metadata = {"plan": [step.to_json() for step in progress.done], "step_results": results}
         outputs = progress.outputs()
         if self._synthesizer is not None:
-            asked = message.with_(payload=_all_results(message.text, progress))
+            asked = _asked(message, _all_results(message.text, progress))
             reply = await calls.call(self._synthesizer, asked.with_metadata(task=message.text, **metadata))
         elif len(outputs) == 1:
             reply = progress.results[outputs[0]]
@@ -254,8 +254,9 @@ def _request(message: Message, step: Step, progress: _Progress) -> Message:
     """What a step's agent is asked."""
     texts = {need: progress.results[need].text for need in step.needs}
     results = {need: _as_json(progress.results[need]) for need in step.needs}
-    request = message.with_(payload=filled(step.task, texts))
-    return request.with_metadata(task=message.text, step=step.id, step_results=results)
+    return _asked(message, filled(step.task, texts)).with_metadata(
+        task=message.text, step=step.id, step_results=results
+    )
 
 
 def _all_results(task: str, progress: _Progress) -> str:
@@ -282,6 +283,11 @@ def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
     )
     failed.__cause__ = progress.failures[step]
     return failed
+
+
+def _asked(message: Message, payload: str) -> Message:
+    """A request of its own: sessions keep one exchange for each id."""
+    return message.with_(payload=payload, id=new_id())
 
 
 def _without_reply_keys(message: Message) -> Message:

@@ -181,6 +181,14 @@ async def test_teams_work_at_once_and_only_so_many_of_them() -> None:
         assert most == together
 
 
+async def test_each_request_has_an_id_of_its_own_so_that_sessions_keep_all_of_them() -> None:
+    boss, a = Manager("boss", assign(("a", "A"), ("a", "B"))), Worker("agent-a")
+    message = Message("the goal", session_id="s")
+    await run(Hierarchical("h", {"a": a}, manager=boss), content=message)
+    ids = [message.id, *(each.id for each in (*boss.asked, *a.asked))]
+    assert len(set(ids)) == len(ids) == 5
+
+
 # state
 
 

@@ -170,6 +170,14 @@ async def test_without_one_the_only_last_step_answers_by_the_schema_that_the_cal
     assert ["response_schema" in each.metadata for each in a.asked] == [False, True]
 
 
+async def test_each_request_has_an_id_of_its_own_so_that_sessions_keep_all_of_them() -> None:
+    planner, a = Planner(plan(step("x", "a"), step("y", "a"))), Worker("a")
+    message = Message("the task", session_id="s")
+    await run(Planning("p", [a], planner, synthesizer=a), content=message)
+    ids = [message.id, planner.asked[0].id, *(each.id for each in a.asked)]
+    assert len(set(ids)) == len(ids) == 5
+
+
 class Gates:
     """Workers that say when they begin and wait until they are let go."""
 
