@@ -72,6 +72,11 @@ PROMISES = [
         {"pattern": "ensemble", "votes": {"emergency": 2.0, "today": 1.0}, "used_fallback": False},
     ),
     Promise(
+        "rag-enterprise",
+        "140 euros, in Paris, London, Oslo, Toronto and New York 210. [1]",
+        {"pattern": "rag", "grounded": True, "invalid_citations": [], "queries": ["What may a hotel in Paris cost?"]},
+    ),
+    Promise(
         "hierarchical-report",
         "We recommend a second supplier",
         {"pattern": "hierarchical", "agent_count": 5, "level": 1},
@@ -132,6 +137,19 @@ def run_program(example: Example) -> str:
     return ended.stdout
 
 
+def rounded(value: Any) -> Any:
+    """A JSON value without the last digits of its floats: sums of vectors differ there from process to process."""
+    match value:
+        case float():
+            return round(value, 9)
+        case dict():
+            return {key: rounded(each) for key, each in value.items()}
+        case list():
+            return [rounded(each) for each in value]
+        case _:
+            return value
+
+
 def test_every_pattern_has_an_example():
     from aixgo.orchestration.catalog import PATTERNS
 
@@ -156,7 +174,7 @@ async def test_a_fleet_answers_the_same_for_the_same_tokens(promise: Promise):
     text = promise.example.inputs("up")[0]
     local, remote = await in_one_process(promise.example, text), await as_a_fleet(promise.example, text)
     assert remote.payload == local.payload
-    assert dict(remote.metadata) == dict(local.metadata)
+    assert rounded(dict(remote.metadata)) == rounded(dict(local.metadata))
     assert remote.usage == local.usage
 
 
