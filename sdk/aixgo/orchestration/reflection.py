@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from aixgo.agents.answers import as_json
 from aixgo.errors import AixgoError, DeadlineExceeded, InvalidCompletion, InvalidInput, InvalidReply
+from aixgo.llm.shares import Share
 from aixgo.llm.structured import strict_schema
 from aixgo.message import Message, new_id
 from aixgo.orchestration.asking import ATTEMPTS, SCHEMA_KEY, read_answer
@@ -46,7 +47,7 @@ Score the draft from 0 (useless) to 1 (nothing to improve), and say what would m
 class Critique(BaseModel):
     """A critic's answer."""
 
-    score: float = Field(ge=0.0, le=1.0, description="How good the draft is: 0 useless, 1 nothing to improve.")
+    score: Share = Field(description="How good the draft is: 0 useless, 1 nothing to improve.")
     feedback: str = Field(default="", description="What would make it better.")
 
 

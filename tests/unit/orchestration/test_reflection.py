@@ -157,6 +157,10 @@ async def test_a_critic_may_answer_text_with_the_score_in_its_metadata() -> None
     assert writer.asked[1].metadata["feedback"] == "shorter"
 
 
+async def test_a_percentage_is_understood_as_a_score() -> None:
+    assert (await reflect(Critic({"score": 85, "feedback": ""}))).metadata["score"] == 0.85
+
+
 async def test_a_critique_wins_over_a_score_in_the_metadata() -> None:
     nested = Message('{"score": 0.9, "feedback": "f"}', {"score": 0.1})
     assert (await reflect(Critic(nested))).metadata["score"] == 0.9
