@@ -16,6 +16,7 @@ from aixgo.agents.search import Bounds, Candidate, search
 from aixgo.agents.together import together
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import ChatMessage, CompletionRequest, SchemaT
+from aixgo.llm.shares import Share
 
 MAX_FLAWS = 10
 
@@ -51,9 +52,9 @@ class Asking:
         turns = (*above, first, *asked)
         return CompletionRequest(turns, temperature=self.temperature, max_tokens=self.max_tokens)
 
-    async def structured(self, question: str, schema: type[SchemaT], *between: ChatMessage) -> SchemaT:
+    async def structured(self, question: str, schema: type[SchemaT]) -> SchemaT:
         """The answer as `schema`. Raises InvalidCompletion."""
-        answer, _ = await self.chat.complete_structured(self.request(question, *between), schema)
+        answer, _ = await self.chat.complete_structured(self.request(question), schema)
         return answer
 
 
@@ -163,8 +164,7 @@ def outlined(outline: Outline) -> Sequence[ChatMessage]:
 
 
 def _scores(count: int) -> Any:
-    score: Any = Annotated[float, Field(ge=0, le=1)]
-    scores: Any = Annotated[tuple[score, ...], Field(min_length=count, max_length=count)]
+    scores: Any = Annotated[tuple[Share, ...], Field(min_length=count, max_length=count)]
     return create_model("Scores", scores=(scores, ...))
 
 

@@ -28,8 +28,8 @@ from aixgo.plans import MAX_FILLED, cut
 Team: TypeAlias = "Member | Sequence[Member]"
 """A member of any kind, or a list of workers that a manager leads who is assigned at run time."""
 ASSIGNED = "assigned_manager"
-_FOR_THE_REPLY = frozenset({SCHEMA_KEY, "handoffs", ASSIGNED})
-"""Metadata of a request that teams do not get: it is meant for whoever gives the reply."""
+_NOT_FOR_TEAMS = frozenset({SCHEMA_KEY, "handoffs", ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
+"""Metadata of a request that is meant for whoever gives the reply, or for the manager of an outer hierarchy."""
 _IN_FIELDS = 600
 """Characters that the messages in an error's fields have together: fields cross the wire in a header."""
 
@@ -271,7 +271,7 @@ def _asked(message: Message, payload: str) -> Message:
 
 
 def _for_teams(message: Message) -> Message:
-    return message.with_(metadata={key: value for key, value in message.metadata.items() if key not in _FOR_THE_REPLY})
+    return message.with_(metadata={key: value for key, value in message.metadata.items() if key not in _NOT_FOR_TEAMS})
 
 
 def _results(task: str, found: Found) -> str:

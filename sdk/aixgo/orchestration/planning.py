@@ -33,8 +33,8 @@ _TOLD = 2000
 """Characters of a result or an error that the planner is told."""
 _IN_FIELDS = 600
 """Characters that the messages in an error's fields have together: fields cross the wire in a header."""
-_FOR_THE_REPLY = frozenset({SCHEMA_KEY, "handoffs"})
-"""Metadata of a request that is meant for whoever gives the reply, not for the steps before it."""
+_NOT_FOR_STEPS = frozenset({SCHEMA_KEY, "handoffs", "done", "failed"})
+"""Metadata of a request that is meant for whoever gives the reply, or for the planner of an outer plan."""
 
 
 class PlanningConfig(PatternConfig):
@@ -130,7 +130,7 @@ class Planning(Orchestrator):
         """The first plan, or a new one. Raises InvalidReply, or for a new one PlanFailed; the planner's own errors."""
         agents = {name_of(worker): self._descriptions.get(name_of(worker), "") for worker in self._workers}
         model = plan_model(agents=agents, max_steps=self._max_steps, done=progress.results)
-        question = _asked(_without_reply_keys(message), self._question(message.text, agents, progress))
+        question = _asked(_for_steps(message), self._question(message.text, agents, progress))
         question = question.with_metadata(task=message.text, agents=agents, **progress.told())
         try:
             plan, _ = await ask(calls, self._planner, question, model)
@@ -159,7 +159,7 @@ class Planning(Orchestrator):
         last = progress.outputs() if self._synthesizer is None else ()
 
         async def do(step: Step) -> Message:
-            request = message if last == (step.id,) else _without_reply_keys(message)
+            request = message if last == (step.id,) else _for_steps(message)
             reply = await calls.step(numbers[step.id], step.agent, _request(request, step, progress))
             progress.results[step.id] = reply
             return reply
@@ -290,8 +290,8 @@ def _asked(message: Message, payload: str) -> Message:
     return message.with_(payload=payload, id=new_id())
 
 
-def _without_reply_keys(message: Message) -> Message:
-    kept = {key: value for key, value in message.metadata.items() if key not in _FOR_THE_REPLY}
+def _for_steps(message: Message) -> Message:
+    kept = {key: value for key, value in message.metadata.items() if key not in _NOT_FOR_STEPS}
     return message if len(kept) == len(message.metadata) else message.with_(metadata=kept)
 
 

@@ -211,9 +211,10 @@ async def test_a_tree_is_expanded_where_it_is_most_promising_and_its_best_leaf_b
 
 
 async def test_scores_that_fit_no_thoughts_are_asked_for_again() -> None:
-    mind = Mind(thoughts=proposing("a", "b"), scores=[{"scores": [0.5]}, {"scores": [0.5, 2]}, {"scores": [0.5, 0.4]}])
-    await run(mind.planner(strategy="tree", depth=1))
+    mind = Mind(thoughts=proposing("a", "b"), scores=[{"scores": [0.5]}, {"scores": [0.5, 200]}, {"scores": [0.5, 40]}])
+    reply = await run(mind.planner(strategy="tree", depth=1))
     assert mind.asked == ["thoughts", "scores", "scores", "scores", "steps"]
+    assert [each["score"] for each in reply.metadata["tree"]["nodes"]] == [0.5, 0.4]
 
 
 async def test_a_tree_that_does_not_grow_leaves_a_plan_without_an_outline() -> None:

@@ -335,6 +335,19 @@ async def test_hierarchies_nest_state_goes_down_and_up_and_each_level_knows_its_
     assert reply.metadata["level"] == 1
 
 
+async def test_a_hierarchy_can_sum_up_for_another_one() -> None:
+    board = Hierarchical("board", {"a": Worker("adviser")}, manager=Manager("chair"))
+
+    @agent
+    async def leads(message: Message) -> Any:
+        if "summaries" in message.metadata:
+            return await board.runtime.call("board", message)
+        return assign(("t", "T"))
+
+    reply = await run(Hierarchical("h", {"t": Worker("w")}, manager=leads), board)
+    assert reply.payload == "chair[adviser(do a)]"
+
+
 async def test_hierarchies_without_end_are_stopped_by_their_depth() -> None:
     with pytest.raises(DepthExceeded):
         await run(Hierarchical("h", {"again": "h"}, manager=Manager("boss")))
