@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ from aixgo import DistributedRuntime, Message
 from aixgo.conversation import Turn
 from aixgo.errors import ConfigError, InvalidInput, MessageTooLarge
 from aixgo.message import new_id
-from aixgo.sessions.contract import SessionLimits, SessionLost, SessionStore, SessionStoreUnavailable
+from aixgo.sessions.contract import SessionKey, SessionLimits, SessionLost, SessionStore, SessionStoreUnavailable
 from aixgo.sessions.in_memory import InMemorySessions
 from aixgo.sessions.postgres import PostgresSessions
 from aixgo.sessions.sqlite import SQLiteSessions
+from aixgo.sessions.sqlite_file import Holder, SessionFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -442,13 +444,26 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 async def test_processes_that_count_in_one_session_never_count_twice(shared: Stores, session: str):
-    store = shared.open()
-    await remember(store, session, "0")
     processes = [start("count", "15", shared.address, session) for _ in range(3)]
     ends = [await asyncio.to_thread(process.communicate, timeout=2 * BOUND) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], ends
-    counted = [str(number) for number in range(46)]
+    counted = [str(number) for number in range(45)]
     assert (await remembered(shared.open(max_turns=1000), session))[::2] == counted
+
+
+async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path):
+    for attempt in range(10):
+        path, together = tmp_path / f"{attempt}.db", threading.Barrier(4)
+
+        def first_use(path: Path = path, together: threading.Barrier = together) -> None:
+            file = SessionFile(path, SessionLimits(), lease=15.0)
+            together.wait(BOUND)
+            assert file.acquire(SessionKey(new_id(), AGENT), Holder(new_id(), ""), 0.0) == ()
+            file.close()
+
+        async with asyncio.TaskGroup() as openers:
+            for _ in range(4):
+                openers.create_task(asyncio.to_thread(first_use))
 
 
 async def test_a_session_whose_holder_is_killed_is_free_again(shared: Stores, session: str):

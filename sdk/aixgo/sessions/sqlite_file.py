@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from aixgo.conversation import Turn
@@ -17,6 +18,9 @@ from aixgo.errors import ConfigError
 from aixgo.sessions.contract import SessionKey, SessionLimits, from_first_user
 
 _BUSY_SECONDS = 5.0
+_BUSY_PAUSE = 0.01
+_PRIMARY = 0xFF
+"""The bits of an SQLite error code that say the kind; those above say more of it."""
 
 MIGRATIONS = (
     (
@@ -146,7 +150,7 @@ class SessionFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
-                database.execute("PRAGMA journal_mode = WAL")
+                _write_ahead(database)
                 database.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut loses the last turns, no more
                 database.execute("PRAGMA foreign_keys = ON")
                 migrate(database, self.path)
@@ -177,6 +181,22 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
         database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Turn on WAL. SQLite does not wait for a lock here as it does elsewhere, so several processes that open a new file
+    at once would fail.
+    """
+    until = monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+            sleep(_BUSY_PAUSE)
+        else:
+            return
 
 
 def _turns(database: sqlite3.Connection, session: int, but_not: str) -> tuple[Turn, ...]:
