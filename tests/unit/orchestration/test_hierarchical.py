@@ -549,6 +549,9 @@ async def test_cancelling_it_leaves_no_task() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        left = asyncio.all_tasks() - before
+        if left:
+            await asyncio.wait(left, timeout=10)
         assert asyncio.all_tasks() - before == set()
 
 
