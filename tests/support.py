@@ -142,7 +142,9 @@ def fleet(*places: Sequence[str], cast: str = CAST) -> Generator[Fleet]:
     """A control plane and one process for each of `places`, all serving; drained at the end."""
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
-        hosts = [stack.enter_context(start_host(names, control_plane=[registry.address], cast=cast)) for names in places]
+        hosts = [
+            stack.enter_context(start_host(names, control_plane=[registry.address], cast=cast)) for names in places
+        ]
         try:
             yield Fleet(registry, [host.wait_ready() for host in hosts])
         finally:

@@ -18,5 +18,6 @@ def find_object(path: str, where: str, what: str) -> Any:
         raise ConfigError(f"{where}: {path!r} is no import path; write my_pkg.module:name of {what}")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}: {path} cannot be imported: {error}; it must name {what}") from error
+    except Exception as error:  # whatever a user's module raises while it is imported
+        reason = str(error) if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{where}: {path} cannot be imported: {reason}; it must name {what}") from error

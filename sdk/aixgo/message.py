@@ -98,6 +98,12 @@ class Message:
         """A copy with these metadata entries added or replaced."""
         return replace(self, metadata={**self.metadata, **entries})
 
+    def without_metadata(self, *keys: str) -> Message:
+        """A copy without these metadata entries; itself when it has none of them."""
+        if not any(key in self.metadata for key in keys):
+            return self
+        return replace(self, metadata={key: value for key, value in self.metadata.items() if key not in keys})
+
 
 def to_json(value: Any) -> bytes:
     """`value` as UTF-8 JSON; raises InvalidMessage, saying what is not JSON."""

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, cast, get_args
 
+from aixgo.asked import unfenced
 from aixgo.errors import InvalidInput, InvalidMessage, NoAgreement
 from aixgo.message import JSON, from_json
 from aixgo.names import nearest
@@ -40,7 +40,6 @@ _BRACKETS_AND_QUOTES = frozenset(("Ps", "Pe", "Pi", "Pf"))
 _BEFORE = frozenset("\N{INVERTED QUESTION MARK}\N{INVERTED EXCLAMATION MARK} ")
 _AFTER = frozenset(".,;:!?\N{IDEOGRAPHIC FULL STOP} ")
 _WHOLE = 2**53
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _CUT = 40
 _SHOWN = 5
 
@@ -195,8 +194,7 @@ def _opened(answer: JSON) -> JSON:
     """The object or list that a text holds, alone or as a fenced block of Markdown, else the answer itself."""
     if not isinstance(answer, str):
         return answer
-    fenced = _FENCE.match(answer)
-    text = fenced.group(1) if fenced else answer
+    text = unfenced(answer)
     if text.lstrip()[:1] not in ("{", "["):
         return answer
     try:

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from pydantic import Field
 
 from aixgo.agents.base import RoleConfig
-from aixgo.agents.turns import SCHEMA, as_chat
+from aixgo.agents.turns import as_chat
+from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.call import current
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.conversation import Turn
@@ -87,7 +88,11 @@ class Memory:
             await self._sessions.close()
 
     def _session_of(self, message: Message) -> str:
-        if not self._config.memory or message.metadata.get(CONVERSATION) is not None or SCHEMA in message.metadata:
+        if (
+            not self._config.memory
+            or message.metadata.get(CONVERSATION) is not None
+            or RESPONSE_SCHEMA in message.metadata
+        ):
             return ""
         state = current()
         if state is None:

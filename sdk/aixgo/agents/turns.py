@@ -1,50 +1,47 @@
 """What patterns ask of the agents with a model: an answer by a schema, a conversation before it, handing over.
 
-Owns the metadata that such requests and replies have: `response_schema` (a JSON schema of an object), `conversation`
-(`aixgo.conversation`), `handoffs` (name -> description), `handoff_to` and `handoff_reason`. Above: the roles `llm` and
-`react`.
+Owns what becomes of the metadata that such requests have (`aixgo.asked`, `aixgo.conversation`) in a request to a model,
+and back. Above: the roles `llm` and `react`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from aixgo.asked import HANDOFF_REASON, HANDOFF_TO, HANDOFFS, RESPONSE_SCHEMA, unfenced
 from aixgo.conversation import Turn, turns_of
 from aixgo.errors import InvalidCompletion, InvalidInput, InvalidMessage
 from aixgo.llm.contract import ChatMessage, Completion, ToolOffer
 from aixgo.message import JSON, Message, from_json, to_json
 
-SCHEMA = "response_schema"
-HANDOFFS = "handoffs"
 HAND_OVER = "hand_over"
 """The tool with which a model hands over to another agent."""
 MAX_SCHEMA_BYTES = 65_536
 MAX_HANDOFFS = 100
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _CUT = 200
 
 
 def schema_of(message: Message) -> Mapping[str, Any] | None:
     """The JSON schema that the answer must follow; None when there is none. Raises InvalidInput."""
-    schema = message.metadata.get(SCHEMA)
+    schema = message.metadata.get(RESPONSE_SCHEMA)
     if schema is None:
         return None
     if not isinstance(schema, Mapping):
-        raise InvalidInput(f"metadata.{SCHEMA} is a {type(schema).__name__}; pass the JSON schema of an object")
+        raise InvalidInput(
+            f"metadata.{RESPONSE_SCHEMA} is a {type(schema).__name__}; pass the JSON schema of an object"
+        )
     size = len(to_json(schema))
     if size > MAX_SCHEMA_BYTES:
-        raise InvalidInput(f"metadata.{SCHEMA} has {size} bytes and {MAX_SCHEMA_BYTES} are allowed")
+        raise InvalidInput(f"metadata.{RESPONSE_SCHEMA} has {size} bytes and {MAX_SCHEMA_BYTES} are allowed")
     return cast("Mapping[str, Any]", schema)
 
 
 def structured(completion: Completion) -> JSON:
     """A completion's text as the JSON object that was asked for. Raises InvalidCompletion."""
-    fenced = _FENCE.match(completion.text)
     try:
-        answer = from_json((fenced.group(1) if fenced else completion.text).encode())
+        answer = from_json(unfenced(completion.text).encode())
     except InvalidMessage as error:
         raise _no_object(completion) from error
     if not isinstance(answer, dict):
@@ -89,8 +86,8 @@ def handed_over(completion: Completion) -> Mapping[str, Any]:
     for use in completion.tool_uses:
         if use.name == HAND_OVER:
             return {
-                "handoff_to": str(use.arguments.get("to", "")),
-                "handoff_reason": str(use.arguments.get("reason", "")),
+                HANDOFF_TO: str(use.arguments.get("to", "")),
+                HANDOFF_REASON: str(use.arguments.get("reason", "")),
             }
     return {}
 

@@ -6,13 +6,13 @@ counted like any other LLM call.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import ValidationError
 
+from aixgo.asked import unfenced
 from aixgo.errors import InvalidCompletion
 from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, SchemaT
 from aixgo.message import to_json
@@ -20,7 +20,6 @@ from aixgo.message import to_json
 MAX_REPAIRS = 2
 """How often a model is shown what was wrong with its answer and asked again."""
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _CUT = 200
 
 
@@ -76,8 +75,7 @@ def _strict(node: Any) -> Any:
 
 
 def _validated(completion: Completion, schema: type[SchemaT]) -> SchemaT:
-    fenced = _FENCE.match(completion.text)
-    return schema.model_validate_json(fenced.group(1) if fenced else completion.text)
+    return schema.model_validate_json(unfenced(completion.text))
 
 
 def _ask_again(request: CompletionRequest, completion: Completion, error: ValidationError) -> CompletionRequest:

@@ -6,11 +6,11 @@ JSON object by itself. Above: the patterns that ask for decisions, plans and sco
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from aixgo.asked import RESPONSE_SCHEMA, for_members, unfenced
 from aixgo.errors import InvalidCompletion, InvalidMessage, InvalidReply
 from aixgo.llm.structured import strict_schema
 from aixgo.message import Message, from_json
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-SCHEMA_KEY = "response_schema"
-"""The key of the JSON schema in a request's metadata."""
+FAULT = "fault"
+"""The key, in the metadata of a question that is no text, of what was wrong with the last answer."""
 ATTEMPTS = 2
 """How often a member is asked before its answer counts as unusable."""
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _CUT = 200
 
 
@@ -37,7 +36,7 @@ async def ask(
 
     An answer that does not fit is told what is wrong with it and asked for once more; then InvalidReply is raised.
     """
-    question = message.with_metadata(**{SCHEMA_KEY: strict_schema(schema.model_json_schema())})
+    question = for_members(message).with_metadata(**{RESPONSE_SCHEMA: strict_schema(schema.model_json_schema())})
     asked = question
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -46,7 +45,7 @@ async def ask(
         except (InvalidReply, InvalidCompletion) as error:
             if attempt == ATTEMPTS:
                 raise _unusable(member, schema, error) from error
-            asked = question.with_(payload=f"{question.text}\n\nYour last answer could not be used: {error.message}")
+            asked = _again(question, error)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -56,14 +55,21 @@ def read_answer(reply: Message, schema: type[ModelT]) -> ModelT:
     try:
         if isinstance(payload, (str, bytes)):
             text = payload if isinstance(payload, str) else payload.decode(errors="replace")
-            fenced = _FENCE.match(text)
-            payload = from_json((fenced.group(1) if fenced else text).encode())
+            payload = from_json(unfenced(text).encode())
         return schema.model_validate(payload)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])
         raise InvalidReply(f"it is no {schema.__name__}: {faults}") from error
     except InvalidMessage as error:
         raise InvalidReply(f"a JSON object was asked for, and the answer is {reply.text[:_CUT]!r}") from error
+
+
+def _again(question: Message, error: InvalidReply | InvalidCompletion) -> Message:
+    """The question with what was wrong: in its text, or beside a payload that is data."""
+    told = f"Your last answer could not be used: {error.message}"
+    if isinstance(question.payload, str):
+        return question.with_(payload=f"{question.payload}\n\n{told}")
+    return question.with_metadata(**{FAULT: told})
 
 
 def _unusable(member: Member, schema: type[BaseModel], error: InvalidReply | InvalidCompletion) -> InvalidReply:

@@ -313,14 +313,19 @@ class MemberCalls:
         path = (*self._state.path, name)
         await self._sink(MemberStarted(path))
         try:
-            reply, instance_id = await self._forward(name, message, self._sink)
-        except AixgoError as error:
-            await self._sink(MemberFinished(error=error, path=path))
-            raise
+            return await self._told(name, message, path, self._sink)
         except asyncio.CancelledError:
             self._cancelled.append(path)
             raise
-        await self._sink(MemberFinished(reply, path=path, instance_id=instance_id))
+
+    async def _told(self, name: str, message: Message, path: tuple[str, ...], sink: Sink) -> Message:
+        """A member's reply; whoever reads the stream is told that it has finished, and how."""
+        try:
+            reply, instance_id = await self._forward(name, message, sink)
+        except AixgoError as error:
+            await sink(MemberFinished(error=error, path=path))
+            raise
+        await sink(MemberFinished(reply, path=path, instance_id=instance_id))
         return reply
 
     async def _tell_cancelled(self, outcomes: Outcomes) -> None:

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from aixgo import voting
+from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.conversation import turns_of, with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, TooFewSucceeded
 from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import SCHEMA_KEY, ask
+from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.orchestration.statements import Record, Ruling, Statement, diversity, read_text
@@ -218,7 +219,7 @@ class Debate(Orchestrator):
 
 def _with(message: Message, text: str, **metadata: Any) -> Message:
     """A question of the debate: the message's metadata, without what it says of the answer's shape, and more."""
-    kept = {key: value for key, value in message.metadata.items() if key not in ("handoffs", SCHEMA_KEY)}
+    kept = {key: value for key, value in message.metadata.items() if key not in ("handoffs", RESPONSE_SCHEMA)}
     return Message(text, {**kept, **metadata}, session_id=message.session_id, id=new_id())
 
 

@@ -16,10 +16,11 @@ from typing import ClassVar, Self, TypeAlias
 from pydantic import Field
 
 from aixgo.agent import Agent
+from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.errors import AllMembersFailed, InvalidInput
 from aixgo.message import Message, new_id, to_json
 from aixgo.names import nearest
-from aixgo.orchestration.asking import SCHEMA_KEY, ask
+from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.levels import HIERARCHY, STATE_KEY, Assignment, Found, Place, assignments_model
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
@@ -28,7 +29,7 @@ from aixgo.plans import MAX_FILLED, cut
 Team: TypeAlias = "Member | Sequence[Member]"
 """A member of any kind, or a list of workers that a manager leads who is assigned at run time."""
 ASSIGNED = "assigned_manager"
-_NOT_FOR_TEAMS = frozenset({SCHEMA_KEY, "handoffs", ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
+_NOT_FOR_TEAMS = frozenset({RESPONSE_SCHEMA, "handoffs", ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
 """Metadata of a request that is meant for whoever gives the reply, or for the manager of an outer hierarchy."""
 _IN_FIELDS = 600
 """Characters that the messages in an error's fields have together: fields cross the wire in a header."""
@@ -105,7 +106,9 @@ class _Led(Orchestrator):
         lists = [name for name, member in self._teams.items() if isinstance(member, _Workers)]
         leads = [name_of(lead) for lead in self._common.leads] if lists else []
         teams = {name: self._about(name, member) for name, member in self._teams.items()}
-        question = _asked(_for_teams(message), self._question(message.text, teams, lists, leads, place))
+        question = _asked(
+            message.without_metadata(*_NOT_FOR_TEAMS), self._question(message.text, teams, lists, leads, place)
+        )
         question = question.with_metadata(task=message.text, teams=teams, **{HIERARCHY: place.to_json()})
         plan, _ = await ask(calls, manager, question, assignments_model(teams, leads, self.limits.max_agents))
         return [each.led_by((each.manager or leads[0]) if each.to in lists else None) for each in plan.assignments]
@@ -132,7 +135,7 @@ class _Led(Orchestrator):
         """What the teams bring. Raises what is fatal."""
 
         def request(assignment: Assignment) -> Message:
-            asked = _asked(_for_teams(message), assignment.task)
+            asked = _asked(message.without_metadata(*_NOT_FOR_TEAMS), assignment.task)
             asked = asked.with_metadata(**{HIERARCHY: place.to_json()})
             return asked.with_metadata(**{ASSIGNED: assignment.manager}) if assignment.manager else asked
 
@@ -268,10 +271,6 @@ def _all_failed(found: Found) -> AllMembersFailed:
 def _asked(message: Message, payload: str) -> Message:
     """A request of its own: sessions keep one exchange for each id."""
     return message.with_(payload=payload, id=new_id())
-
-
-def _for_teams(message: Message) -> Message:
-    return message.with_(metadata={key: value for key, value in message.metadata.items() if key not in _NOT_FOR_TEAMS})
 
 
 def _results(task: str, found: Found) -> str:

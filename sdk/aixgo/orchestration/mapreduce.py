@@ -12,18 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get
 from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 
 from aixgo.agents.answers import as_json
+from aixgo.asked import HANDOFFS, for_members
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, InvalidReply, LimitExceeded
 from aixgo.message import JSON, Message
 from aixgo.names import nearest
-from aixgo.orchestration.asking import SCHEMA_KEY, ask, read_answer
+from aixgo.orchestration.asking import ask, read_answer
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.runtime.contract import Outcome, Outcomes
 
 Split: TypeAlias = Literal["auto", "lines", "paragraphs", "items"]
 LIST, JOIN = "list", "join"
-HANDOFFS_KEY = "handoffs"
 _SPLITTING, _REDUCING = 1, 3
 """The numbers of their steps; mapping, the second step, has a call for each item instead of one."""
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -144,8 +144,7 @@ class MapReduce(Orchestrator):
 
     async def _items(self, message: Message, calls: MemberCalls) -> Sequence[JSON]:
         if self._splitter is not None:
-            question = message.with_(metadata=_without(message, HANDOFFS_KEY))
-            answer, _ = await ask(calls, self._splitter, question, Items, number=_SPLITTING)
+            answer, _ = await ask(calls, self._splitter, message, Items, number=_SPLITTING)
             items, source = answer.items, f"splitter {name_of(self._splitter)!r} found"
         else:
             items, source = split(message, self._split), "the input has"
@@ -185,11 +184,10 @@ class MapReduce(Orchestrator):
         return outcomes
 
     def _item_metadata(self, message: Message) -> dict[str, Any]:
-        """The request's metadata for an item: without what asks for the one answer that the reducer gives."""
-        dropped = (HANDOFFS_KEY,) if self._reducer is None else (HANDOFFS_KEY, SCHEMA_KEY)
+        """The request's metadata for an item; what it asks of the reply is for the reducer, if that is an agent."""
+        passed_on = message.without_metadata(HANDOFFS) if self._reducer is None else for_members(message)
         # A conversation, be it an empty one, keeps agents with a memory from holding the session for each item.
-        unconnected: dict[str, Any] = {CONVERSATION: []}
-        return unconnected | _without(message, *dropped)
+        return {CONVERSATION: [], **passed_on.metadata}
 
     async def _reduced(self, message: Message, outcomes: Outcomes, calls: MemberCalls) -> Message:
         if self._separator is not None:
@@ -234,11 +232,6 @@ def _listed(message: Message) -> Sequence[JSON] | None:
         return read_answer(message, Items).items
     except InvalidReply:
         return None
-
-
-def _without(message: Message, *keys: str) -> dict[str, Any]:
-    """The metadata of a request less what is for who answers it in the end."""
-    return {key: value for key, value in message.metadata.items() if key not in keys}
 
 
 def _failure(index: int, error: AixgoError) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field
 
+from aixgo.asked import for_members
 from aixgo.errors import AllMembersFailed, CallCancelled, InvalidInput, OrchestrationFailed, TooFewSucceeded
 from aixgo.message import JSON, Message, Payload
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
@@ -40,7 +41,8 @@ class Parallel(Orchestrator):
     enough have succeeded, or too many failed, the rest is cancelled. `concurrency` bounds how many run at once.
 
     Without an aggregator the payload is a JSON object, member -> payload (bytes as base64). With one, the aggregator is
-    called with that payload and with `parallel_results` in the metadata: member -> {payload, metadata}. Metadata:
+    called with that payload; its metadata are the message's, `parallel_results` (member -> {payload, metadata}) and
+    `task` (the message's payload). What the message asks of the reply (`aixgo.asked`) is the aggregator's. Metadata:
     `parallel_results` with an aggregator; when some failed `parallel_errors`, member -> {class, message}; when some
     were cancelled `parallel_cancelled`, their names.
     """
@@ -86,7 +88,9 @@ class Parallel(Orchestrator):
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         started = perf_counter()
         enough = self._known if self._early_stop else None
-        outcomes = await calls.parallel(self._workers, message, concurrency=self._concurrency, enough=enough)
+        outcomes = await calls.parallel(
+            self._workers, for_members(message), concurrency=self._concurrency, enough=enough
+        )
         keyed = _keyed(outcomes)
         cancelled = [key for key, outcome in keyed.items() if self._was_cancelled(outcome)]
         errors = {key: _error(outcome) for key, outcome in keyed.items() if outcome.error and key not in cancelled}
@@ -123,13 +127,12 @@ class Parallel(Orchestrator):
 
     async def _merge(self, message: Message, outcomes: Outcomes, calls: MemberCalls) -> Message:
         replies = {key: outcome.message for key, outcome in _keyed(outcomes).items() if outcome.message is not None}
-        merged = Message(
-            {key: _as_json(reply.payload) for key, reply in replies.items()}, session_id=message.session_id
-        )
+        payload: JSON = {key: _as_json(reply.payload) for key, reply in replies.items()}
         if self._aggregator is None:
-            return merged
+            return Message(payload, session_id=message.session_id)
         results = {key: _result(reply) for key, reply in replies.items()}
-        reply = await calls.call(self._aggregator, merged.with_metadata(parallel_results=results))
+        asked = message.with_(payload=payload).with_metadata(parallel_results=results, task=_as_json(message.payload))
+        reply = await calls.call(self._aggregator, asked)
         return reply.with_metadata(parallel_results=results)
 
 

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
+from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
 from aixgo.message import JSON, Message, new_id
 from aixgo.names import nearest
-from aixgo.orchestration.asking import SCHEMA_KEY, ask
+from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.course import Course
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
@@ -33,7 +34,7 @@ _TOLD = 2000
 """Characters of a result or an error that the planner is told."""
 _IN_FIELDS = 600
 """Characters that the messages in an error's fields have together: fields cross the wire in a header."""
-_NOT_FOR_STEPS = frozenset({SCHEMA_KEY, "handoffs", "done", "failed"})
+_NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, "handoffs", "done", "failed"})
 """Metadata of a request that is meant for whoever gives the reply, or for the planner of an outer plan."""
 
 
@@ -130,7 +131,7 @@ class Planning(Orchestrator):
         """The first plan, or a new one. Raises InvalidReply, or for a new one PlanFailed; the planner's own errors."""
         agents = {name_of(worker): self._descriptions.get(name_of(worker), "") for worker in self._workers}
         model = plan_model(agents=agents, max_steps=self._max_steps, done=progress.results)
-        question = _asked(_for_steps(message), self._question(message.text, agents, progress))
+        question = _asked(message.without_metadata(*_NOT_FOR_STEPS), self._question(message.text, agents, progress))
         question = question.with_metadata(task=message.text, agents=agents, **progress.told())
         try:
             plan, _ = await ask(calls, self._planner, question, model)
@@ -159,7 +160,7 @@ class Planning(Orchestrator):
         last = progress.outputs() if self._synthesizer is None else ()
 
         async def do(step: Step) -> Message:
-            request = message if last == (step.id,) else _for_steps(message)
+            request = message if last == (step.id,) else message.without_metadata(*_NOT_FOR_STEPS)
             reply = await calls.step(numbers[step.id], step.agent, _request(request, step, progress))
             progress.results[step.id] = reply
             return reply
@@ -288,11 +289,6 @@ def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
 def _asked(message: Message, payload: str) -> Message:
     """A request of its own: sessions keep one exchange for each id."""
     return message.with_(payload=payload, id=new_id())
-
-
-def _for_steps(message: Message) -> Message:
-    kept = {key: value for key, value in message.metadata.items() if key not in _NOT_FOR_STEPS}
-    return message if len(kept) == len(message.metadata) else message.with_(metadata=kept)
 
 
 def _described(name: str, workers: Sequence[Member], descriptions: Mapping[str, str]) -> Mapping[str, str]:

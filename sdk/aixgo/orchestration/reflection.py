@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from aixgo.agents.answers import as_json
+from aixgo.asked import HANDOFF_TO, RESPONSE_SCHEMA, for_members
 from aixgo.errors import AixgoError, DeadlineExceeded, InvalidCompletion, InvalidInput, InvalidReply
 from aixgo.llm.shares import Share
 from aixgo.llm.structured import strict_schema
 from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ATTEMPTS, SCHEMA_KEY, read_answer
+from aixgo.orchestration.asking import ATTEMPTS, read_answer
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 
 Stopped = Literal["threshold", "no_improvement", "max_iterations", "error", "handoff"]
-_HANDOFF = "handoff_to"
 
 _REVISE = """\
 {task}
@@ -136,7 +136,7 @@ class Reflection(Orchestrator):
         while (stopped := self._stopped(versions)) is None:
             try:
                 draft = await calls.step(2 * len(versions) + 1, self._generator, _revision(message, versions))
-                if _HANDOFF in draft.metadata:
+                if HANDOFF_TO in draft.metadata:
                     return _handed_over(draft, versions, calls)
                 versions.append(Version(draft, await self._criticised(message, draft, len(versions) + 1, calls)))
             except AixgoError as error:
@@ -158,7 +158,7 @@ class Reflection(Orchestrator):
 
     async def _criticised(self, task: Message, draft: Message, iteration: int, calls: MemberCalls) -> Critique:
         """The critic's answer on a draft. Unlike `ask`, it may be a text with the score in its metadata."""
-        question = _question(task, draft, iteration).with_metadata(**{SCHEMA_KEY: self._schema})
+        question = _question(task, draft, iteration).with_metadata(**{RESPONSE_SCHEMA: self._schema})
         step = 2 * iteration
         asked = question
         for attempt in range(1, ATTEMPTS + 1):
@@ -218,9 +218,9 @@ def _revision(message: Message, versions: Sequence[Version]) -> Message:
 
 
 def _question(task: Message, draft: Message, iteration: int) -> Message:
-    metadata: dict[str, Any] = {key: value for key, value in task.metadata.items() if key != "handoffs"}
-    metadata |= {"task": as_json(task.payload), "draft": as_json(draft.payload), "iteration": iteration}
-    return Message(_CRITICISE.format(task=task.text, draft=draft.text), metadata, session_id=task.session_id)
+    told = {"task": as_json(task.payload), "draft": as_json(draft.payload), "iteration": iteration}
+    text = _CRITICISE.format(task=task.text, draft=draft.text)
+    return for_members(task).with_(payload=text, id=new_id()).with_metadata(**told)
 
 
 def _told(versions: Sequence[Version], stopped: Stopped, calls: MemberCalls) -> Message:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
+from aixgo.asked import for_members
 from aixgo.errors import InvalidReply, NoRoute
 from aixgo.message import Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
@@ -76,7 +77,7 @@ class Router(Orchestrator):
         span = calls.span
         span.set("route_count", len(self._routes))
         started = perf_counter()
-        verdict = await calls.call(self._classifier, message)
+        verdict = await calls.call(self._classifier, for_members(message))
         span.set("router.classify_latency_ms", _ms_since(started))
         category, confidence = self._category(verdict), verdict.metadata.get("confidence")
         span.set("router.category", category)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from aixgo.asked import (
+    ACTIVE_AGENT,
+    HANDOFF_FROM,
+    HANDOFF_REASON,
+    HANDOFF_TO,
+    HANDOFFS,
+    RESPONSE_SCHEMA,
+    for_members,
+)
+from aixgo.conversation import KEY as CONVERSATION
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput
 from aixgo.message import Message
 from aixgo.names import nearest
@@ -14,9 +24,9 @@ from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls
 from aixgo.orchestration.conditions import Condition, Predicate
 from aixgo.orchestration.reading import PatternConfig, required
 
-_ANSWER = ("response_schema", "handoffs")
+_ANSWER = (RESPONSE_SCHEMA, HANDOFFS)
 """Metadata of a request that says how to answer it: for the last step, whose reply is the reply."""
-_ORDERS = frozenset({*_ANSWER, "active_agent", "conversation", "handoff_from", "handoff_reason", "handoff_to"})
+_ORDERS = (*_ANSWER, ACTIVE_AGENT, CONVERSATION, HANDOFF_FROM, HANDOFF_REASON, HANDOFF_TO)
 """Metadata that is an order in a request. In a reply it is about that reply (whom a swarm handed over to), so the next
 step, to which the reply is a request, must not get it."""
 
@@ -86,13 +96,13 @@ class Sequential(Orchestrator):
                     raise
                 skipped.append(_failure(number, member, error))
             else:
-                request = _without(reply, _ORDERS)
+                request = reply.without_metadata(*_ORDERS)
         return self._reply(reply, skipped)
 
     def _told_how_to_answer(self, number: int, request: Message, message: Message) -> Message:
         """A step's request: the last one answers as `message` wants it, the others as they like."""
         if number < len(self._members):
-            return _without(request, _ANSWER)
+            return for_members(request)
         return request.with_metadata(**{key: message.metadata[key] for key in _ANSWER if key in message.metadata})
 
     def _wanted(self, number: int, member: Member, request: Message) -> bool:
@@ -107,13 +117,6 @@ class Sequential(Orchestrator):
             raise AllMembersFailed(f"no step succeeded: {reasons}", fields={"errors": errors})
         reply = message.with_metadata(step_count=len(self._members))
         return reply.with_metadata(skipped_steps=list(skipped)) if skipped else reply
-
-
-def _without(message: Message, keys: Collection[str]) -> Message:
-    """A message without these entries of its metadata."""
-    if not any(key in message.metadata for key in keys):
-        return message
-    return message.with_(metadata={key: value for key, value in message.metadata.items() if key not in keys})
 
 
 def _failure(number: int, member: Member, error: AixgoError) -> dict[str, Any]:

@@ -8,17 +8,23 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
+from aixgo.asked import (
+    ACTIVE_AGENT,
+    HANDOFF_FROM,
+    HANDOFF_REASON,
+    HANDOFF_TO,
+    HANDOFFS,
+    RESPONSE_SCHEMA,
+)
 from aixgo.conversation import MAX_TURNS, Turn, turns_of, with_turns
 from aixgo.errors import HandoffLoop, HandoffRefused, InvalidInput, InvalidMessage, LimitExceeded
 from aixgo.message import Message, from_json
 from aixgo.names import nearest
-from aixgo.orchestration.asking import SCHEMA_KEY
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
 from aixgo.orchestration.reading import PatternConfig, required
 
 MAX_HANDOFFS = 10
 """Hand-overs in one run, unless `max_handoffs` says otherwise."""
-ACTIVE, OFFERED, FROM, TO, REASON = "active_agent", "handoffs", "handoff_from", "handoff_to", "handoff_reason"
 _LONGEST_REASON = 1000
 
 
@@ -137,7 +143,7 @@ class Swarm(Orchestrator):
             calls.span.set("swarm.handoffs", len(trail.hops))
             calls.span.set("swarm.final_agent", trail.active)
             reply = await self._turn(members[trail.active], self._request(message, trail), len(trail.hops) + 1, calls)
-            if reply.metadata.get(TO) is None:
+            if reply.metadata.get(HANDOFF_TO) is None:
                 return reply.with_metadata(
                     handoffs=trail.hops, handoff_count=len(trail.hops), active_agent=trail.active
                 )
@@ -146,19 +152,18 @@ class Swarm(Orchestrator):
     async def _turn(self, member: Member, request: Message, number: int, calls: MemberCalls) -> Message:
         """The active agent's reply: an answer, or a hand-over."""
         reply = await calls.step(number, member, request)
-        if reply.metadata.get(TO) is not None or not _misses_schema(request, reply):
+        if reply.metadata.get(HANDOFF_TO) is not None or not _misses_schema(request, reply):
             return reply
-        bound = {key: value for key, value in request.metadata.items() if key != OFFERED}
-        return await calls.step(number, member, request.with_(metadata=bound))
+        return await calls.step(number, member, request.without_metadata(HANDOFFS))
 
     def _first(self, message: Message, members: Mapping[str, Member]) -> str:
         """Who is asked first. Raises InvalidInput."""
-        resumed = message.metadata.get(ACTIVE)
+        resumed = message.metadata.get(ACTIVE_AGENT)
         if resumed is None:
             return self._entry or next(iter(members))
         if not isinstance(resumed, str) or resumed not in members:
             hint = nearest(str(resumed), members)
-            raise InvalidInput(f"metadata.{ACTIVE}: swarm {self.name!r} has no agent {resumed!r}; {hint}")
+            raise InvalidInput(f"metadata.{ACTIVE_AGENT}: swarm {self.name!r} has no agent {resumed!r}; {hint}")
         return resumed
 
     def _targets(self, source: str) -> Sequence[str]:
@@ -168,19 +173,19 @@ class Swarm(Orchestrator):
         return tuple(name for name in self.agents if name != source)
 
     def _request(self, message: Message, trail: _Trail) -> Message:
-        own = (ACTIVE, OFFERED, FROM, TO, REASON)
-        metadata: dict[str, Any] = {key: value for key, value in message.metadata.items() if key not in own}
+        request = message.without_metadata(ACTIVE_AGENT, HANDOFFS, HANDOFF_FROM, HANDOFF_TO, HANDOFF_REASON)
         targets = self._targets(trail.active)
         if targets:
-            metadata[OFFERED] = {target: self._descriptions.get(target, "") for target in targets}
+            offered = {target: self._descriptions.get(target, "") for target in targets}
+            request = request.with_metadata(**{HANDOFFS: offered})
         if trail.hops:
-            metadata |= {FROM: trail.hops[-1]["from"], REASON: trail.hops[-1]["reason"]}
-        request = message.with_(metadata=metadata)
+            last = trail.hops[-1]
+            request = request.with_metadata(**{HANDOFF_FROM: last["from"], HANDOFF_REASON: last["reason"]})
         return with_turns(request, trail.turns[-MAX_TURNS:]) if trail.turns else request
 
     def _hand_over(self, trail: _Trail, message: Message, reply: Message) -> None:
         """Make the agent that a reply hands over to the active one. Raises what the class says."""
-        target = self._allowed(trail.active, reply.metadata[TO])
+        target = self._allowed(trail.active, reply.metadata[HANDOFF_TO])
         names = [*trail.names, target]
         if len(trail.hops) >= self._max_handoffs:
             raise LimitExceeded(
@@ -197,7 +202,7 @@ class Swarm(Orchestrator):
             )
         if not trail.hops:
             trail.turns.append(Turn("user", message.text))
-        reason = str(reply.metadata.get(REASON) or "")[:_LONGEST_REASON]
+        reason = str(reply.metadata.get(HANDOFF_REASON) or "")[:_LONGEST_REASON]
         trail.turns.append(Turn("assistant", _farewell(reply, target, reason), trail.active))
         trail.hops.append({"from": trail.active, "to": target, "reason": reason})
         trail.active = target
@@ -216,7 +221,7 @@ class Swarm(Orchestrator):
 
 def _misses_schema(request: Message, reply: Message) -> bool:
     """Whether an agent was to answer a JSON object, and did not because it might have handed over."""
-    if not {SCHEMA_KEY, OFFERED} <= request.metadata.keys():
+    if not {RESPONSE_SCHEMA, HANDOFFS} <= request.metadata.keys():
         return False
     try:
         return not isinstance(from_json(reply.text.encode(errors="replace")), dict)

@@ -15,6 +15,7 @@ from aixgo.call import CallState
 from aixgo.errors import AixgoError, CallCancelled, DeadlineExceeded, InvalidInput
 from aixgo.message import Message
 from aixgo.runtime.contract import Outcome, Outcomes
+from aixgo.runtime.entry import cancelled_from_outside
 
 Job: TypeAlias = "tuple[str, Callable[[], Awaitable[Message]]]"
 """A target and what calls it."""
@@ -95,6 +96,10 @@ class _Crowd:
             self._found[index] = Outcome(target, await invoke())
         except AixgoError as error:
             self._found[index] = Outcome(target, error=error)
+        except asyncio.CancelledError as error:
+            if cancelled_from_outside():
+                raise
+            self._found[index] = Outcome(target, error=_of_its_own(error))
         self._end(index)
         if self._enough is not None and self._enough(list(self._found.values())):
             self._stop()
@@ -124,3 +129,10 @@ class _Crowd:
         if self._deadline is not None:
             state = replace(state, deadline=min(state.deadline, self._deadline))
         return state if state.budget is None else replace(state, budget=state.budget.lend(among))
+
+
+def _of_its_own(error: asyncio.CancelledError) -> CallCancelled:
+    """The error of a job that awaited something that was cancelled, while nobody cancelled the job."""
+    made = CallCancelled("it awaited something that was cancelled")
+    made.__cause__ = error
+    return made

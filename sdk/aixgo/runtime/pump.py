@@ -18,7 +18,7 @@ from aixgo.call import CallState, set_state
 from aixgo.errors import AixgoError, CallCancelled, InternalError, StreamBroken
 from aixgo.events import Event, Result
 from aixgo.message import Message
-from aixgo.runtime.entry import cancel_task, past_deadline, typed
+from aixgo.runtime.entry import CANCEL_GRACE, cancel_task, past_deadline, typed
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class PumpedStream:
         try:
             await self._forward()
         except asyncio.CancelledError:
-            failure = past_deadline(self._state) if self._late else typed(CallCancelled("cancelled"), self._state)
+            failure = typed(CallCancelled("cancelled"), self._state)
             if not self._late:
                 raise
         except AixgoError as error:
@@ -104,7 +104,7 @@ class PumpedStream:
             log.exception("the stream of %s failed in aixgo", "/".join(self._state.path))
             failure = typed(InternalError(f"{type(error).__name__}: {error}"), self._state)
         finally:
-            self._finish(failure)
+            self._finish(past_deadline(self._state) if self._late else failure)
 
     async def _forward(self) -> None:
         async with aclosing(self._source()) as events:
@@ -119,10 +119,14 @@ class PumpedStream:
         raise typed(StreamBroken("the stream ended without a Result"), self._state)
 
     def _expire(self) -> None:
+        """Stop the agent. The stream ends when it has stopped and its spending is known, or has ignored that."""
         self._late = True
         if self._task is not None and not self._done:
             self._task.cancel()
-            self._finish(past_deadline(self._state))
+            self._timer = asyncio.get_running_loop().call_later(CANCEL_GRACE, self._give_up)
+
+    def _give_up(self) -> None:
+        self._finish(past_deadline(self._state))
 
     def _finish(self, failure: AixgoError | None) -> None:
         if self._done:
