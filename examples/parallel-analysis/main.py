@@ -38,6 +38,7 @@ async def main() -> None:
             if isinstance(event, MemberFinished):
                 print(f"   {event.path[-1]:<12} {'failed' if event.error else 'finished'}")
     reply = events.result
+    assert reply is not None, "a stream ends with its result, or raises"
     print(reply.text)
     for agent, error in reply.metadata["parallel_errors"].items():
         print(f"-- without {agent}: {error['class']}")

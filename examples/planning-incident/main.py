@@ -37,6 +37,7 @@ async def main() -> None:
             if isinstance(event, MemberFinished) and event.path[-1] == "operations":
                 print(f"operations: {event.error or (event.message and event.message.text)}")
     reply = events.result
+    assert reply is not None, "a stream ends with its result, or raises"
     for step in reply.metadata["plan"]:
         print(f"{step['id']} ({step['agent']}): {reply.metadata['step_results'][step['id']]}")
     print(f"-- {reply.metadata['step_count']} steps done, {reply.metadata['replans']} new plan")

@@ -51,6 +51,7 @@ async def main() -> None:
                     if isinstance(event, MemberFinished) and event.message and event.path[-1] != "difficulty":
                         large_alone += LARGE_PRICE.of(event.message.usage)
             reply = events.result
+            assert reply is not None, "a stream ends with its result, or raises"
             spent += reply.usage.cost_usd or 0
             print(f"{reply.metadata['routed_to']}: ${reply.usage.cost_usd or 0:.6f}: {question}\n   {reply.text}")
     await models.close()

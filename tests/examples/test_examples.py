@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from aixgo import DistributedRuntime, Message
 from aixgo.config.load import load
 from aixgo.launch import default_target, opened
+from aixgo.message import to_json
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 from aixgo_services.supervisor import Fleet
@@ -100,13 +102,6 @@ PROMISES = [
 each_example = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.name)
 
 
-@pytest.fixture(autouse=True)
-def at_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the commands of the READMEs are typed, with a path for imports that does not grow."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-
 async def in_one_process(example: Example, text: str) -> Message:
     config = load(example.config)
     async with opened(config) as runtime:
@@ -122,10 +117,10 @@ async def as_a_fleet(example: Example, text: str) -> Message:
         return await runtime.call(default_target(config), text, timeout=TIMEOUT)
 
 
-def run_program(example: Example) -> str:
-    program = example.folder / "main.py"
+def printed_by(*command: str) -> str:
+    """What a command prints on stdout. It must end well."""
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
+        [sys.executable, *command],
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,
@@ -137,17 +132,9 @@ def run_program(example: Example) -> str:
     return ended.stdout
 
 
-def rounded(value: Any) -> Any:
-    """A JSON value without the last digits of its floats: sums of vectors differ there from process to process."""
-    match value:
-        case float():
-            return round(value, 9)
-        case dict():
-            return {key: rounded(each) for key, each in value.items()}
-        case list():
-            return [rounded(each) for each in value]
-        case _:
-            return value
+def rounded(metadata: Mapping[str, Any]) -> Any:
+    """Metadata without the last digits of floats: sums of vectors differ there from process to process."""
+    return json.loads(to_json(metadata), parse_float=lambda digits: round(float(digits), 9))
 
 
 def test_every_pattern_has_an_example():
@@ -174,13 +161,13 @@ async def test_a_fleet_answers_the_same_for_the_same_tokens(promise: Promise):
     text = promise.example.inputs("up")[0]
     local, remote = await in_one_process(promise.example, text), await as_a_fleet(promise.example, text)
     assert remote.payload == local.payload
-    assert rounded(dict(remote.metadata)) == rounded(dict(local.metadata))
+    assert rounded(remote.metadata) == rounded(local.metadata)
     assert remote.usage == local.usage
 
 
 @each_example
 def test_its_program_prints_what_its_readme_shows(promise: Promise):
-    printed = run_program(promise.example)
+    printed = printed_by("-W", "error", str(promise.example.folder / "main.py"))
     assert promise.answer in printed
     assert f"```text\n{printed.strip()}\n```" in promise.example.text
 
@@ -193,6 +180,13 @@ def test_its_readme_names_files_that_exist_and_says_that_the_answers_are_scripte
     assert [words[:2] for words in example.commands[:2]] == [["aixgo", "run"], ["aixgo", "up"]]
     assert ["python", f"examples/{example.name}/main.py"] in example.commands
     assert "scripted" in example.text
+
+
+def test_the_first_commands_of_a_readme_print_the_same_answer():
+    example = Example("swarm-customer-service")
+    run, up = (printed_by("-m", "aixgo_services.cli.main", *words[1:]) for words in example.commands[:2])
+    assert run == up
+    assert "I have activated it again" in run
 
 
 def test_the_index_names_every_example():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from aixgo.runtime.base import BaseRuntime
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
-from tests.examples.readme import ROOT, Example
+from tests.examples.readme import Example
 
 EXAMPLE = Example("rag-enterprise")
 QUESTIONS = {
@@ -31,14 +30,6 @@ QUESTIONS = {
     "How much does Halden pay into the pension plan?": ("pay-and-reviews",),
 }
 NO_ANSWER = "The handbook says nothing about this. Ask the people team."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def at_the_repository() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(sys, "path", list(sys.path))
-        yield
 
 
 @pytest.fixture(scope="module")
