@@ -332,8 +332,8 @@ class MemberCalls:
         """Finish, for whoever reads the stream, the members that were cancelled because others were enough, or late."""
         while self._cancelled and self._sink is not None:
             path = self._cancelled.pop()
-            errors = [outcome.error for outcome in outcomes if outcome.target == path[-1] and outcome.error]
-            error = errors[0] if errors else CallCancelled("its call was not needed any more")
+            late = any(isinstance(each.error, DeadlineExceeded) for each in outcomes if each.target == path[-1])
+            error = past_deadline(self._state) if late else CallCancelled("its call was not needed any more")
             await self._sink(MemberFinished(error=error, path=path))
 
     async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
