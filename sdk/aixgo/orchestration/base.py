@@ -333,7 +333,7 @@ class MemberCalls:
         while self._cancelled and self._sink is not None:
             path = self._cancelled.pop()
             late = any(isinstance(each.error, DeadlineExceeded) for each in outcomes if each.target == path[-1])
-            error = past_deadline(self._state) if late else CallCancelled("its call was not needed any more")
+            error = past_deadline(self._state) if late else CallCancelled("the outcomes of the others were enough")
             await self._sink(MemberFinished(error=error, path=path))
 
     async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
