@@ -13,6 +13,8 @@ from aixgo.message import Message
 
 RESPONSE_SCHEMA = "response_schema"
 """A JSON schema of an object; the reply's payload is to follow it."""
+QUESTION = "question"
+"""What a request asks that a pattern has written more around (sources, instructions): a memory keeps this instead."""
 HANDOFFS = "handoffs"
 """Agent -> what it is there for: whom the agent that is asked may hand over to, instead of answering."""
 HANDOFF_TO, HANDOFF_REASON = "handoff_to", "handoff_reason"

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from aixgo.agents.base import RoleConfig
 from aixgo.agents.turns import as_chat
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import QUESTION, RESPONSE_SCHEMA
 from aixgo.call import current
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.conversation import Turn
@@ -69,7 +69,8 @@ class Memory:
     async def recalled(self, message: Message) -> AsyncGenerator[Recollection]:
         """Hold the session of `message` for the `async with` block, in which it is answered.
 
-        There is nothing to remember without a session id, with `memory: false`, when the message brings a
+        What is remembered of it is its metadata `question`, where a pattern has written more around that, else its
+        text. There is nothing to remember without a session id, with `memory: false`, when the message brings a
         `conversation` or a `response_schema`, and in a call that the agent's own answer has led back to it: that one
         would wait for its session for good. Raises InvalidInput, MessageTooLarge, SessionStoreUnavailable.
         """
@@ -80,7 +81,9 @@ class Memory:
         check_size(message.text, self._sessions.limits)  # before anything is spent on it
         async with self._sessions.hold(session_id, self._agent, message.id) as session:
             turns = newest_within(session.turns, self._config.window)
-            yield Recollection([as_chat(self._agent, turn) for turn in turns], message.text, session)
+            asked = message.metadata.get(QUESTION)
+            question = asked if isinstance(asked, str) and asked else message.text
+            yield Recollection([as_chat(self._agent, turn) for turn in turns], question, session)
 
     async def close(self) -> None:
         """Close the store that the memory made itself."""

@@ -237,3 +237,13 @@ async def test_a_message_that_cannot_be_remembered_is_refused_before_the_model_i
         with pytest.raises(InvalidInput, match="session_id"):
             await runtime.call("bot", said("x", "s" * 300))
     assert model.requests == []
+
+
+async def test_of_a_question_with_sources_around_it_the_question_is_remembered() -> None:
+    model = ScriptedModel(lambda request: f"answer {len(request.messages)}")
+    agent = LLMAgent(AgentSpec(name="a", role="llm", model=("test/m",)), models=scripted_models(m=model))
+    async with running(agent) as runtime:
+        first = Message("Sources: a long text. Question: why?", {"question": "why?"}, session_id="s")
+        await runtime.call("a", first)
+        await runtime.call("a", Message("and how?", session_id="s"))
+    assert [turn.content for turn in model.requests[-1].messages] == ["why?", "answer 1", "and how?"]
