@@ -100,6 +100,10 @@ class AixgoError(Exception):
         self.agent_path: tuple[str, ...] = ()
         self.usage: Usage = NO_USAGE
 
+    def brief(self) -> dict[str, str]:
+        """Its class and text, as they stand in metadata and in the fields of other errors."""
+        return {"class": type(self).__name__, "message": str(self)}
+
     def __str__(self) -> str:
         return f"{self.message} (at {'/'.join(self.agent_path)})" if self.agent_path else self.message
 

@@ -6,6 +6,7 @@ Part of the core: no I/O. In one process a message is passed as it is; `aixgo.wi
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -77,6 +78,11 @@ class Message:
         if isinstance(self.payload, bytes):
             return self.payload.decode(errors="replace")
         return to_json(self.payload).decode()
+
+    @property
+    def json(self) -> JSON:
+        """The payload as a JSON value, as metadata and other messages may hold it: itself, or bytes as base64."""
+        return b64encode(self.payload).decode() if isinstance(self.payload, bytes) else self.payload
 
     def model(self, cls: type[ModelT]) -> ModelT:
         """The payload as a pydantic model; raises InvalidMessage, naming the fields that do not fit."""

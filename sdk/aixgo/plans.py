@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -84,9 +84,15 @@ def plan_model(*, agents: Collection[str] = (), max_steps: int = MAX_STEPS, done
     `agents` are those that steps can be assigned to; without any, steps have none. `done` are ids of steps whose
     results stand already: they may be needed, may not be used again, and make a plan without steps possible.
     """
+    return _plan_model(tuple(agents), max_steps, tuple(done))
+
+
+@lru_cache(maxsize=128)
+def _plan_model(agents: tuple[str, ...], max_steps: int, done: tuple[str, ...]) -> type[Plan]:
+    """See `plan_model`. Models are kept, because making one takes a millisecond."""
     step: Any = Step
     if agents:
-        agent: Any = Literal[tuple(agents)]
+        agent: Any = Literal[agents]
         step = create_model("Step", __base__=Step, agent=(agent, ...))
     # Lengths of texts are checked in Step: not every vendor takes them in a schema.
     steps: Any = Annotated[

@@ -5,7 +5,6 @@ Pure. Above: `aggregator.py` and its strategies.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -46,14 +45,9 @@ def answers_in(message: Message) -> Sequence[Answer]:
 
 def message_of(replies: Mapping[str, Message], session_id: str) -> Message:
     """Replies by agent as the message that `answers_in` reads, in the shape that a parallel pattern hands on."""
-    payloads = {name: as_json(reply.payload) for name, reply in replies.items()}
+    payloads = {name: reply.json for name, reply in replies.items()}
     results = {name: {"payload": payloads[name], "metadata": dict(reply.metadata)} for name, reply in replies.items()}
     return Message(payloads, {"parallel_results": results}, session_id=session_id)
-
-
-def as_json(payload: Payload) -> JSON:
-    """A payload as a JSON value: bytes as base64 text."""
-    return b64encode(payload).decode() if isinstance(payload, bytes) else payload
 
 
 def _results(results: Any) -> list[Answer]:

@@ -6,7 +6,9 @@ JSON object by itself. Above: the patterns that ask for decisions, plans and sco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -36,17 +38,25 @@ async def ask(
 
     An answer that does not fit is told what is wrong with it and asked for once more; then InvalidReply is raised.
     """
-    question = for_members(message).with_metadata(**{RESPONSE_SCHEMA: strict_schema(schema.model_json_schema())})
+    question = for_members(message).with_metadata(**{RESPONSE_SCHEMA: _json_schema(schema)})
     asked = question
     for attempt in range(1, ATTEMPTS + 1):
         try:
             reply = await (calls.call(member, asked) if number is None else calls.step(number, member, asked))
             return read_answer(reply, schema), reply
         except (InvalidReply, InvalidCompletion) as error:
+            if error.agent_path and error.agent_path[-1] != name_of(member):
+                raise  # the member's own members failed it, and it has asked them again itself
             if attempt == ATTEMPTS:
                 raise _unusable(member, schema, error) from error
             asked = _again(question, error)
     raise AssertionError("the last attempt returns or raises")
+
+
+@lru_cache(maxsize=128)
+def _json_schema(schema: type[BaseModel]) -> Mapping[str, Any]:
+    """A model's schema as it is sent; kept, because making one takes half a millisecond."""
+    return strict_schema(schema.model_json_schema())
 
 
 def read_answer(reply: Message, schema: type[ModelT]) -> ModelT:
@@ -55,7 +65,7 @@ def read_answer(reply: Message, schema: type[ModelT]) -> ModelT:
     try:
         if isinstance(payload, (str, bytes)):
             text = payload if isinstance(payload, str) else payload.decode(errors="replace")
-            payload = from_json(unfenced(text).encode())
+            payload = from_json(unfenced(text).encode(errors="replace"))
         return schema.model_validate(payload)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])

@@ -332,7 +332,8 @@ class MemberCalls:
         """Finish, for whoever reads the stream, the members that were cancelled because others were enough, or late."""
         while self._cancelled and self._sink is not None:
             path = self._cancelled.pop()
-            late = any(isinstance(each.error, DeadlineExceeded) for each in outcomes if each.target == path[-1])
+            # An error that came out of a member has a path; one of those that were cancelled here has none.
+            late = any(isinstance(each.error, DeadlineExceeded) and not each.error.agent_path for each in outcomes)
             error = past_deadline(self._state) if late else CallCancelled("the outcomes of the others were enough")
             await self._sink(MemberFinished(error=error, path=path))
 

@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from aixgo.conversation import MAX_TURNS, Turn, turns_of
 from aixgo.errors import AixgoError
-from aixgo.message import JSON, Message, Payload
+from aixgo.message import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Round:
     def to_json(self) -> dict[str, Any]:
         """As it stands in a reply's metadata: without what the worker said."""
         made: dict[str, Any] = {"round": self.number, "agent": self.agent, "instruction": self.instruction}
-        return made if self.error is None else made | {"error": error_json(self.error)}
+        return made if self.error is None else made | {"error": self.error.brief()}
 
 
 class History(Sequence[Round]):
@@ -50,7 +50,7 @@ class History(Sequence[Round]):
     @property
     def errors(self) -> Mapping[str, Mapping[str, str]]:
         """Class and message of each worker's last error, by worker."""
-        return {one.agent: error_json(one.error) for one in self._rounds if one.error is not None}
+        return {one.agent: one.error.brief() for one in self._rounds if one.error is not None}
 
     def told(self, longest: int) -> str:
         """The rounds in words, `longest` characters of each instruction and reply."""
@@ -87,16 +87,6 @@ class History(Sequence[Round]):
 
     def __iter__(self) -> Iterator[Round]:
         return iter(self._rounds)
-
-
-def error_json(error: AixgoError) -> dict[str, str]:
-    """An error as it stands in metadata."""
-    return {"class": type(error).__name__, "message": str(error)}
-
-
-def as_json(payload: Payload) -> JSON:
-    """A payload as it may stand in metadata: bytes as the text they are in UTF-8."""
-    return payload.decode(errors="replace") if isinstance(payload, bytes) else payload
 
 
 def cut(text: str, longest: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
@@ -62,9 +63,15 @@ class Plan(BaseModel):
 
 def assignments_model(teams: Collection[str], leads: Collection[str], most: int) -> type[Plan]:
     """The Plan that is valid here: its JSON schema goes to the manager. With one lead there is nothing to choose."""
-    fields: dict[str, Any] = {"to": (Literal[tuple(teams)], ...)}
+    return _assignments_model(tuple(teams), tuple(leads), most)
+
+
+@lru_cache(maxsize=128)
+def _assignments_model(teams: tuple[str, ...], leads: tuple[str, ...], most: int) -> type[Plan]:
+    """See `assignments_model`. Models are kept, because making one takes a millisecond."""
+    fields: dict[str, Any] = {"to": (Literal[teams], ...)}
     if len(leads) > 1:
-        lead: Any = Literal[tuple(leads)]
+        lead: Any = Literal[leads]
         fields["manager"] = (lead | None, None)
     assignment: Any = create_model("Assignment", __base__=Assignment, **fields)
     assignments: Any = Annotated[tuple[assignment, ...], Field(min_length=1, max_length=most)]

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get
 
 from pydantic import BaseModel, Field, WithJsonSchema, model_validator
 
-from aixgo.agents.answers import as_json
 from aixgo.asked import HANDOFFS, for_members
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, InvalidReply, LimitExceeded
@@ -235,7 +234,7 @@ def _listed(message: Message) -> Sequence[JSON] | None:
 
 
 def _failure(index: int, error: AixgoError) -> dict[str, Any]:
-    return {"index": index, "class": type(error).__name__, "message": str(error)}
+    return {"index": index, **error.brief()}
 
 
 def _all_failed(failed: Sequence[Mapping[str, Any]]) -> AllMembersFailed:
@@ -245,4 +244,4 @@ def _all_failed(failed: Sequence[Mapping[str, Any]]) -> AllMembersFailed:
 
 
 def _result(index: int, reply: Message) -> dict[str, Any]:
-    return {"index": index, "payload": as_json(reply.payload), "metadata": dict(reply.metadata)}
+    return {"index": index, "payload": reply.json, "metadata": dict(reply.metadata)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from aixgo.asked import for_members
 from aixgo.errors import AllMembersFailed, CallCancelled, InvalidInput, OrchestrationFailed, TooFewSucceeded
-from aixgo.message import JSON, Message, Payload
+from aixgo.message import JSON, Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.runtime.contract import Outcome, Outcomes
@@ -93,7 +92,7 @@ class Parallel(Orchestrator):
         )
         keyed = _keyed(outcomes)
         cancelled = [key for key, outcome in keyed.items() if self._was_cancelled(outcome)]
-        errors = {key: _error(outcome) for key, outcome in keyed.items() if outcome.error and key not in cancelled}
+        errors = {key: each.error.brief() for key, each in keyed.items() if each.error and key not in cancelled}
         calls.span.set("parallel.agents_succeeded", len(outcomes.results))
         calls.span.set("parallel.agents_failed", len(errors))
         if cancelled:
@@ -127,11 +126,11 @@ class Parallel(Orchestrator):
 
     async def _merge(self, message: Message, outcomes: Outcomes, calls: MemberCalls) -> Message:
         replies = {key: outcome.message for key, outcome in _keyed(outcomes).items() if outcome.message is not None}
-        payload: JSON = {key: _as_json(reply.payload) for key, reply in replies.items()}
+        payload: JSON = {key: reply.json for key, reply in replies.items()}
         if self._aggregator is None:
             return Message(payload, session_id=message.session_id)
         results = {key: _result(reply) for key, reply in replies.items()}
-        asked = message.with_(payload=payload).with_metadata(parallel_results=results, task=_as_json(message.payload))
+        asked = message.with_(payload=payload).with_metadata(parallel_results=results, task=message.json)
         reply = await calls.call(self._aggregator, asked)
         return reply.with_metadata(parallel_results=results)
 
@@ -143,10 +142,6 @@ def _required_of(name: str, require: Require, count: int) -> int:
     if not 1 <= require <= count:
         raise InvalidInput(f"require: parallel {name!r} has {count} agents, so {require} cannot be required of them")
     return require
-
-
-def _error(outcome: Outcome) -> Mapping[str, str]:
-    return {"class": type(outcome.error).__name__, "message": str(outcome.error)}
 
 
 def _keyed(outcomes: Outcomes) -> Mapping[str, Outcome]:
@@ -162,8 +157,4 @@ def _keyed(outcomes: Outcomes) -> Mapping[str, Outcome]:
 
 
 def _result(reply: Message) -> dict[str, Any]:
-    return {"payload": _as_json(reply.payload), "metadata": dict(reply.metadata)}
-
-
-def _as_json(payload: Payload) -> JSON:
-    return b64encode(payload).decode() if isinstance(payload, bytes) else payload
+    return {"payload": reply.json, "metadata": dict(reply.metadata)}

@@ -6,7 +6,6 @@ plan is and when it is valid lies in `aixgo.plans`.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -15,7 +14,7 @@ from pydantic import Field
 
 from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
-from aixgo.message import JSON, Message, new_id
+from aixgo.message import Message, new_id
 from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
@@ -173,7 +172,7 @@ class Planning(Orchestrator):
         return not progress.failures
 
     async def _reply(self, message: Message, progress: _Progress, calls: MemberCalls) -> Message:
-        results = {step.id: _as_json(progress.results[step.id]) for step in progress.done}
+        results = {step.id: progress.results[step.id].json for step in progress.done}
         metadata = {"plan": [step.to_json() for step in progress.done], "step_results": results}
         outputs = progress.outputs()
         if self._synthesizer is not None:
@@ -220,7 +219,7 @@ class _Progress:
         if not self.failures:
             return {}
         done = {
-            step.id: {"agent": step.agent, "task": step.task, "result": _as_json(self.results[step.id])}
+            step.id: {"agent": step.agent, "task": step.task, "result": self.results[step.id].json}
             for step in self.done
         }
         return {"done": done, "failed": self.errors()}
@@ -254,7 +253,7 @@ class _Progress:
 def _request(message: Message, step: Step, progress: _Progress) -> Message:
     """What a step's agent is asked."""
     texts = {need: progress.results[need].text for need in step.needs}
-    results = {need: _as_json(progress.results[need]) for need in step.needs}
+    results = {need: progress.results[need].json for need in step.needs}
     return _asked(message, filled(step.task, texts)).with_metadata(
         task=message.text, step=step.id, step_results=results
     )
@@ -304,7 +303,3 @@ def _counted(what: str, value: int, most: int | None) -> int:
     if value < 1 or (most is not None and value > most):
         raise InvalidInput(f"{what} is {value}; pass {'1 or more' if most is None else f'1 to {most}'}")
     return value
-
-
-def _as_json(reply: Message) -> JSON:
-    return b64encode(reply.payload).decode() if isinstance(reply.payload, bytes) else reply.payload

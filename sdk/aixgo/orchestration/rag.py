@@ -92,7 +92,7 @@ class _Run:
         """Note an error that the answer can do without; raises it when it ends everything."""
         if self.calls.fatal(error):
             raise error
-        self.warnings.append({"stage": stage, "class": type(error).__name__, "message": str(error), **more})
+        self.warnings.append({"stage": stage, **error.brief(), **more})
 
 
 class RAG(Orchestrator):

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from aixgo.agents.answers import as_json
 from aixgo.asked import HANDOFF_TO, RESPONSE_SCHEMA, for_members
 from aixgo.errors import AixgoError, DeadlineExceeded, InvalidCompletion, InvalidInput, InvalidReply
 from aixgo.llm.shares import Share
@@ -143,7 +142,7 @@ class Reflection(Orchestrator):
                 late = isinstance(error, DeadlineExceeded) and calls.fatal(error)
                 if late or not versions:
                     raise
-                failed = {"class": type(error).__name__, "message": str(error)}
+                failed = error.brief()
                 return _told(versions, "error", calls).with_metadata(reflection_error=failed)
         return _told(versions, stopped, calls)
 
@@ -210,15 +209,15 @@ def _revision(message: Message, versions: Sequence[Version]) -> Message:
         task=message.text, draft=draft.text, score=critique.score, feedback=critique.feedback or "Nothing more."
     )
     return message.with_(payload=text, id=new_id()).with_metadata(
-        task=as_json(message.payload),
-        draft=as_json(draft.payload),
+        task=message.json,
+        draft=draft.json,
         feedback=critique.feedback,
         iteration=len(versions) + 1,
     )
 
 
 def _question(task: Message, draft: Message, iteration: int) -> Message:
-    told = {"task": as_json(task.payload), "draft": as_json(draft.payload), "iteration": iteration}
+    told = {"task": task.json, "draft": draft.json, "iteration": iteration}
     text = _CRITICISE.format(task=task.text, draft=draft.text)
     return for_members(task).with_(payload=text, id=new_id()).with_metadata(**told)
 

@@ -120,7 +120,4 @@ class Sequential(Orchestrator):
 
 
 def _failure(number: int, member: Member, error: AixgoError) -> dict[str, Any]:
-    return {"step": number, "agent": name_of(member), "reason": "error"} | {
-        "class": type(error).__name__,
-        "message": str(error),
-    }
+    return {"step": number, "agent": name_of(member), "reason": "error", **error.brief()}

@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
 
+from aixgo.asked import HANDOFFS
 from aixgo.conversation import with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, OrchestrationFailed
 from aixgo.imports import find_object
-from aixgo.message import Message
+from aixgo.message import Message, new_id
 from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
-from aixgo.orchestration.history import History, Round, as_json
+from aixgo.orchestration.history import History, Round
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 
 AGENT, ROUND_ROBIN = "agent", "round_robin"
@@ -199,10 +201,7 @@ class Supervisor(Orchestrator):
 
     async def _decided(self, number: int, history: History, calls: MemberCalls, supervisor: Member) -> _Choice:
         workers = {name_of(worker): worker for worker in self._workers}
-        base = _BeforeAnyResult if history.last_reply is None else Decision
-        choice: Any = Literal[(*workers, FINISH)]
-        about = Field(description=f"Who works next; {FINISH} when the task is done.")
-        schema = create_model("Decision", __base__=base, next=(choice, about))
+        schema = _decision_model(tuple(workers), _BeforeAnyResult if history.last_reply is None else Decision)
         decision, _ = await ask(calls, supervisor, self._question(number, history), schema, number=number)
         return _Choice(workers.get(decision.next), decision.instruction.strip(), decision.answer)
 
@@ -216,12 +215,12 @@ class Supervisor(Orchestrator):
             f"This is round {number} of {self._max_rounds}. Say who works next and on what, or {FINISH}."
         )
         return _for_member(history.task, text).with_metadata(
-            task=as_json(history.task.payload), workers=workers, history=history.shown(self._max_shown), round=number
+            task=history.task.json, workers=workers, history=history.shown(self._max_shown), round=number
         )
 
     async def _turn(self, number: int, worker: Member, instruction: str, history: History, calls: MemberCalls) -> Round:
         task = history.task
-        request = _for_member(task, instruction or task.payload).with_metadata(task=as_json(task.payload), round=number)
+        request = _for_member(task, instruction or task.payload).with_metadata(task=task.json, round=number)
         turns = history.conversation(instruction)
         try:
             reply = await calls.step(number, worker, with_turns(request, turns) if turns else request)
@@ -250,8 +249,7 @@ class Supervisor(Orchestrator):
 
 def _for_member(task: Message, payload: Any) -> Message:
     """A request about the task. Hand-overs that the task's caller offers are not for members."""
-    metadata = {key: value for key, value in task.metadata.items() if key != "handoffs"}
-    return task.with_(payload=payload, metadata=metadata)
+    return task.without_metadata(HANDOFFS).with_(payload=payload, id=new_id())
 
 
 def _read_select(name: str, select: str) -> Select:
@@ -266,3 +264,11 @@ def _read_select(name: str, select: str) -> Select:
     if not callable(found):
         raise ConfigError(f"{where}: {select} is a {type(found).__name__}; it must name a function of the history")
     return cast("Rule", found)
+
+
+@lru_cache(maxsize=128)
+def _decision_model(workers: tuple[str, ...], base: type[Decision]) -> type[Decision]:
+    """The Decision that is valid here; kept, because making a model takes most of a millisecond."""
+    choice: Any = Literal[(*workers, FINISH)]
+    about = Field(description=f"Who works next; {FINISH} when the task is done.")
+    return create_model("Decision", __base__=base, next=(choice, about))

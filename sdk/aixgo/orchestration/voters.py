@@ -45,7 +45,7 @@ def split(outcomes: Outcomes, calls: MemberCalls) -> tuple[dict[str, Message], d
 
 def told(errors: Mapping[str, AixgoError]) -> dict[str, dict[str, str]]:
     """Errors as metadata: class and message, by label."""
-    return {label: {"class": type(error).__name__, "message": str(error)} for label, error in errors.items()}
+    return {label: error.brief() for label, error in errors.items()}
 
 
 def in_words(errors: Mapping[str, AixgoError]) -> str:

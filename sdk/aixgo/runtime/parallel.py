@@ -126,9 +126,11 @@ class _Crowd:
         state = self._above
         if state is None:
             return None
-        if self._deadline is not None:
-            state = replace(state, deadline=min(state.deadline, self._deadline))
-        return state if state.budget is None else replace(state, budget=state.budget.lend(among))
+        if self._deadline is None and state.budget is None:
+            return state
+        deadline = state.deadline if self._deadline is None else min(state.deadline, self._deadline)
+        budget = None if state.budget is None else state.budget.lend(among)
+        return replace(state, deadline=deadline, budget=budget)
 
 
 def _of_its_own(error: asyncio.CancelledError) -> CallCancelled:

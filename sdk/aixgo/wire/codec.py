@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from typing import Any, cast
 
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
@@ -19,7 +20,9 @@ from aixgo.v1 import types_pb2 as pb
 MAX_ERROR_TEXT = 2048
 """Bytes of an error's text on the wire; longer ones are cut, since they travel in HTTP/2 headers of limited size."""
 MAX_ERROR_FIELDS = 1536
-"""Bytes of an error's fields on the wire; larger ones are left out."""
+"""Bytes of an error's fields on the wire; larger ones are cut."""
+_CUTS = ((100, 200), (30, 100), (20, 40), (10, 40), (5, 20))
+"""Entries of a list or object, and bytes of a text, that are kept of fields that are too long; tried in order."""
 MAX_ERROR_CLASS = 256
 """Bytes of an error's class on the wire."""
 MAX_ERROR_PATH = 1024
@@ -162,7 +165,7 @@ def encode_error(error: AixgoError) -> pb.Error:
         try:
             fields = to_json(error.fields)
         except InvalidMessage:
-            fields = to_json({key: repr(value)[:200] for key, value in error.fields.items()})
+            fields = to_json({key: _printed(value) for key, value in error.fields.items()})
     return pb.Error(
         code=error.code,
         message=cut(error.message, MAX_ERROR_TEXT),
@@ -171,8 +174,35 @@ def encode_error(error: AixgoError) -> pb.Error:
         usage=None if error.usage is NO_USAGE else encode_usage(error.usage),
         not_accepted=not error.accepted,
         retry_after_ms=int((error.retry_after or 0) * 1000),
-        fields=fields if len(fields) <= MAX_ERROR_FIELDS else b"",
+        fields=fields if len(fields) <= MAX_ERROR_FIELDS else _fitted(from_json(fields)),
     )
+
+
+def _printed(value: object) -> str:
+    try:
+        return repr(value)[:200]
+    except RecursionError:
+        return f"a {type(value).__name__} too deep to print"
+
+
+def _fitted(fields: JSON) -> bytes:
+    """Fields that are too long with their texts cut, and only the first entries of long lists and objects."""
+    for entries, characters in _CUTS:
+        made = to_json(_shortened(fields, entries, characters))
+        if len(made) <= MAX_ERROR_FIELDS:
+            return made
+    return b""
+
+
+def _shortened(value: Any, entries: int, characters: int) -> Any:
+    if isinstance(value, str):
+        return cut(value, characters)
+    if isinstance(value, list):
+        return [_shortened(each, entries, characters) for each in cast("list[Any]", value)[:entries]]
+    if isinstance(value, dict):
+        kept = list(cast("dict[str, Any]", value).items())[:entries]
+        return {key: _shortened(each, entries, characters) for key, each in kept}
+    return value
 
 
 def decode_error(data: pb.Error) -> AixgoError:
