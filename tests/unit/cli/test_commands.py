@@ -176,7 +176,6 @@ def test_config_check_says_what_is_in_a_good_file(capsys: Output):
         ("name: upper", "name: [upper]", "mesh.yaml:3: agents[0].name: must be text, and is a list"),
         ("role: llm", "role: no_such_module:Role", "cannot be imported: No module named 'no_such_module'"),
         ("agents: [upper, echo]", "agents: [upper, chain]", "in a circle: chain > chain"),
-        ("version: 2", "version: 2\ntools: [{name: t, python: 'm:f'}]", "mesh.yaml:2: not yet: tools"),
     ],
 )
 def test_config_check_tells_what_is_wrong_with_a_bad_one(mesh: Path, good: str, bad: str, told: str, capsys: Output):
