@@ -12,6 +12,7 @@ from aixgo_services.cli.options import ADDRESS, DURATION
 @click.argument("name")
 @click.argument("text")
 @click.option("--stream", is_flag=True, help="Show what happens while it happens.")
+@click.option("--trace", is_flag=True, help="Show the tree of calls afterwards: where, time, tokens, cost, error.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout: the reply, or with --stream one event a line.")
 @click.option("--timeout", type=DURATION, help="How long the call may take [default: 5m].")
 @click.option("--control-plane", type=ADDRESS, multiple=True, help="[default: AIXGO_CONTROL_PLANE, localhost:50050].")
@@ -24,6 +25,7 @@ def call(
     name: str,
     text: str,
     stream: bool,
+    trace: bool,
     as_json: bool,
     timeout: float | None,
     control_plane: tuple[str, ...],
@@ -39,6 +41,7 @@ def call(
 
     from aixgo_services.cli.inputs import read_text
     from aixgo_services.cli.output import show_reply, show_stream
+    from aixgo_services.cli.trace import show_traced
     from aixgo_services.logs import set_up_logs
 
     if sum(map(bool, (address, gateway, control_plane))) > 1:
@@ -52,7 +55,10 @@ def call(
 
     async def calling() -> None:
         async with DistributedRuntime(control_plane=asked, connect=connect) as runtime:
-            if stream:
+            if trace:
+                events = runtime.stream(name, said, timeout=timeout)
+                await show_traced(name, events, streaming=stream, as_json=as_json)
+            elif stream:
                 await show_stream(runtime.stream(name, said, timeout=timeout), as_json=as_json)
             else:
                 show_reply(await runtime.call(name, said, timeout=timeout), as_json=as_json)

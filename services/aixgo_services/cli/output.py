@@ -81,9 +81,13 @@ def show_cost(message: Message) -> None:
     """Print tokens and USD of a reply on stderr, when there were any."""
     usage = message.usage
     if usage.llm_calls:
-        cost = "cost unknown" if usage.cost_usd is None else f"{'at least ' * usage.at_least}${usage.cost_usd}"
-        text = f"{usage.llm_calls} LLM calls, {usage.total_tokens} tokens, {cost}"
+        text = f"{usage.llm_calls} LLM calls, {usage.total_tokens} tokens, {cost_text(usage)}"
         click.echo(click.style(text, dim=True), err=True)
+
+
+def cost_text(usage: Usage) -> str:
+    """The USD of some usage for people, and whether they are a lower bound."""
+    return "cost unknown" if usage.cost_usd is None else f"{'at least ' * usage.at_least}${usage.cost_usd}"
 
 
 async def show_stream(stream: AbstractAsyncContextManager[EventStream], *, as_json: bool) -> None:

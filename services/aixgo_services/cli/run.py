@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("-i", "--input", "text", required=True, help="What to say; `-` reads it from stdin.")
 @click.option("--target", help="Whom to call [default: the orchestration, or the only agent].")
 @click.option("--stream", is_flag=True, help="Show what happens while it happens.")
+@click.option("--trace", is_flag=True, help="Show the tree of calls afterwards: where, time, tokens, cost, error.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout: the reply, or with --stream one event a line.")
 @click.option("--timeout", type=DURATION, help="How long the call may take [default: 5m].")
 @click.option("--reload", is_flag=True, help="Run again whenever a file of the directory changes.")
@@ -48,6 +49,7 @@ class Job:
     text: str
     target: str | None
     stream: bool
+    trace: bool
     as_json: bool
     timeout: float | None
 
@@ -56,6 +58,7 @@ class Job:
         wanted = {
             f"--target={self.target}": self.target,
             "--stream": self.stream,
+            "--trace": self.trace,
             "--json": self.as_json,
             f"--timeout={self.timeout}s": self.timeout,
         }
@@ -69,6 +72,7 @@ async def _run(job: Job) -> None:
     from aixgo.launch import default_target, opened
 
     from aixgo_services.cli.output import show_reply, show_stream
+    from aixgo_services.cli.trace import show_traced
     from aixgo_services.logs import set_up_logs
 
     variables = read_environment(job.file.parent)
@@ -77,7 +81,10 @@ async def _run(job: Job) -> None:
     config = load(job.file, variables)
     name = job.target or default_target(config)
     async with opened(config, variables=variables) as runtime:
-        if job.stream:
+        if job.trace:
+            events = runtime.stream(name, job.text, timeout=job.timeout)
+            await show_traced(name, events, streaming=job.stream, as_json=job.as_json)
+        elif job.stream:
             await show_stream(runtime.stream(name, job.text, timeout=job.timeout), as_json=job.as_json)
         else:
             show_reply(await runtime.call(name, job.text, timeout=job.timeout), as_json=job.as_json)
