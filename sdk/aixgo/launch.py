@@ -16,15 +16,18 @@ from aixgo.agent import Agent
 from aixgo.errors import ConfigError, InvalidInput, WrongState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 
     from aixgo.config.schema import Config
     from aixgo.config.settings import Settings
     from aixgo.message import Message, Payload
     from aixgo.resources import Resources
     from aixgo.runtime.base import BaseRuntime
+    from aixgo.telemetry.settings import TelemetrySettings
 
 T = TypeVar("T")
+MAX_NAMES = 8
+"""Agents that the name of a process's telemetry names."""
 
 
 def run(
@@ -62,17 +65,38 @@ async def opened(
     """
     from aixgo.config.build import build_agents  # loads every pattern
     from aixgo.config.settings import Settings, read_environment  # see above
+    from aixgo.telemetry.setup import set_up  # see above
 
     given = read_environment() if variables is None else variables
-    resources = make_resources(config, given)
-    try:
-        runtime = make_runtime(config, Settings.read(given))
-        for agent in build_agents(config, resources, only):
-            runtime.register(agent)
-        async with runtime:
-            yield runtime
-    finally:
-        await resources.close()
+    async with set_up(telemetry_settings(config, given, config.names)):
+        resources = make_resources(config, given)
+        try:
+            runtime = make_runtime(config, Settings.read(given))
+            for agent in build_agents(config, resources, only):
+                runtime.register(agent)
+            async with runtime:
+                yield runtime
+        finally:
+            await resources.close()
+
+
+def telemetry_settings(
+    config: Config | None, variables: Mapping[str, str], names: Sequence[str], instance_id: str = ""
+) -> TelemetrySettings:
+    """What telemetry a process is asked for, by its file (None: it has none) and its environment.
+
+    `names` are the agents that it serves, which make its service.name where nobody says another. Raises ConfigError.
+    """
+    from aixgo.config.settings import Settings  # only where a configuration is used
+    from aixgo.telemetry.settings import TelemetrySettings  # see above
+
+    return TelemetrySettings.read(
+        None if config is None else config.observability,
+        variables,
+        service_name=",".join(names[:MAX_NAMES]),
+        instance_id=instance_id,
+        metrics_address=Settings.read(variables).metrics_address,
+    )
 
 
 def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:

@@ -1,4 +1,4 @@
-"""What must hold across the sections of a file: names, members, circles, and what is not built yet.
+"""What must hold across the sections of a file: names, members and circles.
 
 Each check notes what it finds with its line, so that all of it is told at once. Above: `load.py`.
 """
@@ -53,7 +53,6 @@ class _Checks:
             graph.setdefault(spec.name, []).extend(self._check_pattern(location, spec))
         self._check_circles(graph)
         self._check_deployment()
-        self._check_later()
 
     def _note(self, location: Location, what: str) -> None:
         self._problems.add(self._document.line(location), what)
@@ -173,12 +172,6 @@ class _Checks:
         if deployment.connect and deployment.mode == "local":
             what = "deployment.connect is for other processes; add `mode: distributed`"
             self._note(("deployment", "connect"), what)
-
-    def _check_later(self) -> None:
-        seen = self._config.observability
-        for key in ("otlp", "langfuse", "capture_content"):
-            if getattr(seen, key):
-                self._note(("observability", key), f"not yet: observability.{key}; remove the key")
 
 
 def _circles(graph: Graph) -> list[tuple[str, ...]]:

@@ -29,9 +29,11 @@ from aixgo.config.document import Document, Location
 from aixgo.config.duration import Duration
 from aixgo.config.problems import at
 from aixgo.config.spec import AgentSpec
+from aixgo.errors import ConfigError
 from aixgo.runtime.dns import SCHEME
 from aixgo.sessions.contract import MAX_SESSIONS, MAX_TURN_BYTES, MAX_TURNS, SessionLimits
 from aixgo.sessions.stores import MEMORY, check_store
+from aixgo.telemetry.settings import check_url
 
 DEFAULT_NAME = "main"
 """The name of an orchestration that has none."""
@@ -63,6 +65,13 @@ def _check_store(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_collector(value: str) -> str:
+    try:
+        return check_url(value)
+    except ConfigError as error:
+        raise ValueError(error.message) from error
+
+
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -73,6 +82,7 @@ def _as_words(value: Any) -> Any:
 
 Address = Annotated[str, AfterValidator(check_address)]
 Target = Annotated[str, AfterValidator(check_target)]
+CollectorUrl = Annotated[str, AfterValidator(_check_collector)]
 StoreAddress = Annotated[SecretStr, AfterValidator(_check_store)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
@@ -210,11 +220,29 @@ class SessionsSpec(_Section):
 
 
 class ObservabilitySpec(_Section):
-    """Where traces and metrics go."""
+    """What a process tells of itself, and where to. The OTEL_* variables win over it."""
 
-    otlp: str | None = None
-    langfuse: bool = False
-    capture_content: bool = False
+    otlp: CollectorUrl | None = Field(
+        default=None, description="URL of a collector: http://host:4317 is gRPC, http://host:4318 HTTP."
+    )
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent to the collector: a vendor's key.")
+    sample: float = Field(default=1.0, ge=0, le=1, description="The share of traces that are kept.")
+    console: bool = Field(default=False, description="Spans to stderr, for a look at them.")
+    prometheus: Address | None = Field(
+        default=None, description="host:port of the page that Prometheus reads; port 0 is any free one."
+    )
+    capture_content: bool = Field(default=False, description="Whether spans say what messages say.")
+    redact: str | None = Field(
+        default=None,
+        description="An importable function that each text goes through: my_pkg.privacy:redact.",
+    )
+    langfuse: bool = Field(default=False, description="Whether traces go to Langfuse too; its keys are LANGFUSE_*.")
+
+    @model_validator(mode="after")
+    def _redacts_something(self) -> "ObservabilitySpec":
+        if self.redact and not (self.capture_content or self.langfuse):
+            raise ValueError("`redact` is for what is captured; add `capture_content: true`, or remove it")
+        return self
 
 
 class Config(_Section):

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     session_store: StoreAddress | None = Field(
         default=None, description="Where sessions are kept; overrides sessions.store. It may hold a password."
     )
+    metrics_address: Address | None = Field(
+        default=None, description="host:port of the metrics page; overrides observability.prometheus."
+    )
     local_model_url: str = Field(default="", description="Base URL of a process that serves the embedded model.")
     model_dir: Path | None = Field(default=None, description="Where weights lie.")
 
