@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import TypeVar
 
 from aixgo.errors import BudgetExceeded, DepthExceeded
@@ -24,14 +24,20 @@ DEFAULT_TIMEOUT = 300.0
 """Seconds a call tree may take when nobody says otherwise."""
 MAX_DEPTH = 10
 """Call entries from the root of a tree down."""
+KEPT_SHARE = 4
+"""Of what is left, one part in so many stays behind when a call to another process is granted the rest."""
+KEPT_TOKENS, KEPT_USD = 4096, Decimal("0.01")
+"""Parts below which nothing is kept: they would not pay for much, and a small budget would be smaller elsewhere."""
+_USD_STEP = Decimal("1e-12")
+"""USD that is divided is cut to this step, so that shares never add up to more than there is."""
 
 
 class Budget:
     """The tokens and USD that a call tree may still spend. None means no limit.
 
     An LLM call reserves what it may need before it starts and settles for what it took after, so the calls under one
-    budget cannot overspend together. `lend` splits off a part for a call that runs elsewhere or at the same time;
-    `repay` takes back what that call left over.
+    budget cannot overspend together. `lend` splits off a share for a call that runs at the same time, `grant` a part
+    for one that runs in another process; `reclaim` and `repay` take back what they left over.
     """
 
     __slots__ = ("above", "tokens", "usd")
@@ -69,17 +75,51 @@ class Budget:
     def lend(self, share: int = 1) -> Budget:
         """Split off one of `share` equal parts of what is left, for a call whose spending is known when it ends."""
         tokens, usd = self.left()
-        part = Budget(None if tokens is None else tokens // share, None if usd is None else usd / share)
-        self._take(part.tokens or 0, part.usd or Decimal())
-        return part
+        return self._split_off(
+            None if tokens is None else tokens // share, None if usd is None else _divided(usd, share)
+        )
+
+    def grant(self) -> Budget:
+        """Split off what a call to another process may spend: all that is left, but for a part in KEPT_SHARE.
+
+        When that process dies, all that it was granted has to be counted as spent. What is kept lets the caller go on
+        after that, and pays for calls that it makes at the same time.
+        """
+        tokens, usd = self.left()
+        if tokens is not None and tokens // KEPT_SHARE >= KEPT_TOKENS:
+            tokens -= tokens // KEPT_SHARE
+        if usd is not None and usd / KEPT_SHARE >= KEPT_USD:
+            usd -= _divided(usd, KEPT_SHARE)
+        return self._split_off(tokens, usd)
 
     def repay(self, lent: Budget, spent: Usage) -> None:
-        """Give back a reservation or a lent part, less what was really spent."""
-        self._take(spent.total_tokens - (lent.tokens or 0), (spent.cost_usd or Decimal()) - (lent.usd or Decimal()))
+        """Give back a reservation or a lent part, less what was spent or may have been."""
+        self._take(spent.held_tokens - (lent.tokens or 0), spent.held_usd - (lent.usd or Decimal()))
 
     def reclaim(self, lent: Budget) -> None:
-        """Take back what a lent part has left, its own reservations being settled."""
+        """Take back what a lent part has left, and close it: who still holds it can reserve nothing more."""
         self._take(-(lent.tokens or 0), -(lent.usd or Decimal()))
+        lent.close()
+
+    def close(self) -> None:
+        """Leave nothing to spend, where there is a limit."""
+        self.tokens = None if self.tokens is None else 0
+        self.usd = None if self.usd is None else Decimal()
+
+    def less(self, spent: Usage) -> Budget:
+        """What is left of this when `spent` is taken out, at least 0."""
+        return Budget(
+            None if self.tokens is None else max(0, self.tokens - spent.held_tokens),
+            None if self.usd is None else max(Decimal(), self.usd - spent.held_usd),
+        )
+
+    def as_unsettled(self) -> Usage:
+        """The usage of a call that may have spent all of this, and did not say what it spent."""
+        return Usage(incomplete=True, unsettled_tokens=self.tokens or 0, unsettled_usd=self.usd or Decimal())
+
+    def _split_off(self, tokens: int | None, usd: Decimal | None) -> Budget:
+        self._take(tokens or 0, usd or Decimal())
+        return Budget(tokens, usd)
 
     def _take(self, tokens: int, usd: Decimal) -> None:
         budget: Budget | None = self
@@ -107,7 +147,7 @@ class CallState:
     def child(self, name: str) -> CallState:
         """The state of a call to `name` made from here: same deadline, session and budget, one level deeper."""
         return CallState(
-            self.deadline, self.depth + 1, (*self.path, name), self.session_id, Ledger(self.ledger), self.budget
+            self.deadline, self.depth + 1, (*self.path, name), self.session_id, Ledger(self.ledger, name), self.budget
         )
 
     def check_depth(self, limit: int) -> None:
@@ -139,7 +179,7 @@ def root(timeout: float = DEFAULT_TIMEOUT, session_id: str = "") -> CallState:
 
 def root_entry(name: str, timeout: float, session_id: str) -> CallState:
     """The state of a call to `name` that begins a tree: `root(...).child(name)`, made at once."""
-    return CallState(asyncio.get_running_loop().time() + timeout, 1, (name,), session_id, Ledger())
+    return CallState(asyncio.get_running_loop().time() + timeout, 1, (name,), session_id, Ledger(None, name))
 
 
 def remaining() -> float | None:
@@ -194,3 +234,7 @@ def set_reactive_agent(name: str) -> None:
 
 def _least(a: NumberT | None, b: NumberT | None) -> NumberT | None:
     return a if b is None else b if a is None else min(a, b)
+
+
+def _divided(usd: Decimal, parts: int) -> Decimal:
+    return usd if parts == 1 else (usd / parts).quantize(_USD_STEP, ROUND_FLOOR)

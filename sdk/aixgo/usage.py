@@ -1,13 +1,17 @@
 """What LLM calls cost: tokens and USD, and the ledger that sums them up a call tree.
 
+Amounts of USD are decimals from the price to the sum: nothing here is rounded, and no float takes part.
+
 Part of the core. Usage is recorded once, by the metering of the LLM call that spent it (or by the runtime, for a call
 that another process answered), and counts for that call and every call above it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,27 @@ class Usage:
     """How many of `llm_calls` used a model of unknown price; above zero, `cost_usd` is a lower bound."""
     incomplete: bool = False
     """True when some usage could not be learned; all numbers are then lower bounds."""
+    cache_write_tokens: int = 0
+    """Of `prompt_tokens`, those that the vendor wrote into its cache; none of them is among `cached_tokens`."""
+    unsettled_tokens: int = 0
+    """Tokens that a call was granted which did not say what it spent: at most so many were spent on top."""
+    unsettled_usd: Decimal = Decimal()
+    """The same in USD. Both are 0 where no budget set a limit; `incomplete` is True in any case."""
 
     @property
     def total_tokens(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def held_tokens(self) -> int:
+        """What counts against a budget of tokens: what was spent, and what may have been."""
+        return self.total_tokens + self.unsettled_tokens
+
+    @property
+    def held_usd(self) -> Decimal:
+        """What counts against a budget in USD. Calls of unknown price count nothing."""
+        return (self.cost_usd or Decimal()) + self.unsettled_usd
 
     @property
     def at_least(self) -> bool:
@@ -56,20 +76,30 @@ class Usage:
             sum(costs, Decimal()) if costs else None,
             self.unpriced_calls + other.unpriced_calls,
             self.incomplete or other.incomplete,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.unsettled_tokens + other.unsettled_tokens,
+            self.unsettled_usd + other.unsettled_usd,
         )
 
 
 NO_USAGE = Usage()
+_NOBODY: Mapping[str, Usage] = MappingProxyType({})
 
 
 class Ledger:
-    """What one call has spent so far, the calls below it included."""
+    """What one call has spent so far, the calls below it included. `name` is the agent that was called.
 
-    __slots__ = ("above", "usage")
+    `by_agent` is `usage` by who spent it: agents of this process by what their own LLM calls took, those of other
+    processes by what they and all below them took.
+    """
 
-    def __init__(self, above: Ledger | None = None) -> None:
+    __slots__ = ("above", "by_agent", "name", "usage")
+
+    def __init__(self, above: Ledger | None = None, name: str = "") -> None:
         self.above = above
+        self.name = name
         self.usage = NO_USAGE
+        self.by_agent: Mapping[str, Usage] = _NOBODY  # shared, for every call has a ledger and most spend nothing
 
     def record(self, usage: Usage) -> None:
         """Count `usage` for this call and for every call above it in this process."""
@@ -78,4 +108,5 @@ class Ledger:
         ledger: Ledger | None = self
         while ledger is not None:
             ledger.usage += usage
+            ledger.by_agent = {**ledger.by_agent, self.name: ledger.by_agent.get(self.name, NO_USAGE) + usage}
             ledger = ledger.above

@@ -22,9 +22,12 @@ from aixgo.errors import (
 from aixgo.runtime.balancer import Load
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.entry import READY_TIMEOUT, past_deadline, typed
+from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.plain import TransportFailed
 from aixgo.runtime.replicas import Replicas
+from aixgo.telemetry import metrics, spans
+from aixgo.usage import NO_USAGE
 
 MAX_RETRIES = 4
 """Retries of a call that may have been accepted."""
@@ -34,6 +37,7 @@ class Attempts:
     """The attempts of one call: picks instances, waits for them, and decides after a failure whether another follows.
 
     An instance that refused the call is not asked again. One whose connection broke is avoided while there are others.
+    `grant` is what the attempts may spend; whoever makes them says so when one begins and when it has ended well.
     """
 
     # What most calls, the first attempt of which succeeds, never change stands in the class: every call makes one.
@@ -54,6 +58,7 @@ class Attempts:
         self._state = state
         self._options = options
         self._only_refused = only_refused
+        self.grant = Grant(state)
 
     async def next(self) -> Instance:
         """The instance to try; raises the typed error when there is none in time."""
@@ -85,8 +90,23 @@ class Attempts:
         self._load.in_flight -= 1
         if error is None:
             self._load.failures = 0
+            metrics.attempt_ended(self._target, None)
             return False
-        return self._failed(self._instance, error)
+        followed = False
+        try:
+            followed = self._failed(self._instance, error)
+        finally:
+            self._tell(error, followed)
+        return followed
+
+    def _tell(self, error: BaseException, followed: bool) -> None:
+        """Count a failed attempt. One that no agent ended has no span of its own, and is an event of its caller's."""
+        failure = error.error if isinstance(error, TransportFailed) else error
+        metrics.attempt_ended(self._target, failure, retried=followed)
+        if followed or isinstance(error, TransportFailed):
+            instance, kind = self._instance.instance_id, metrics.outcome(failure)
+            told = {metrics.AGENT: self._target, "aixgo.instance.id": instance, "error.type": kind, "retried": followed}
+            spans.event("aixgo.attempt.failed", told)
 
     def _failed(self, instance: Instance, error: BaseException) -> bool:
         """Judge a failed attempt: True to go on, False to let `error` through; raises what the caller gets."""
@@ -97,8 +117,9 @@ class Attempts:
             return False
         if broken:
             self._replicas.failed(instance, refused=not failure.accepted)
+            self.grant.lose() if failure.accepted else self.grant.settle(NO_USAGE)
         else:
-            self._state.ledger.record(failure.usage)
+            self.grant.settle(failure.usage)
             if not isinstance(failure, DeadlineExceeded):
                 balancer.succeeded(instance.instance_id)
         if not self._may_retry(instance, failure, broken) or not self._replicas.retry_budget(self._target).spend():

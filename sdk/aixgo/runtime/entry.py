@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from aixgo.errors import (
     AgentFailed,
     AgentUnavailable,
     AixgoError,
+    BudgetExceeded,
     CallCancelled,
     DeadlineExceeded,
     InvalidReply,
@@ -25,6 +27,7 @@ from aixgo.errors import (
 from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
+from aixgo.telemetry.invocations import Invocation, invocation, watched
 from aixgo.usage import NO_USAGE
 
 log = logging.getLogger(__name__)
@@ -33,11 +36,29 @@ READY_TIMEOUT, READY_POLL = 2.0, 0.02
 """Seconds that a call waits for a ready instance of a known name, and between two looks at an agent's `ready`."""
 CANCEL_GRACE = 0.05
 """Seconds that work gets to end after it was cancelled; its caller waits no longer."""
+MAX_SPENDERS = 10
+"""Agents that a BudgetExceeded tells of."""
 T = TypeVar("T")
 
 
-async def run_agent(agent: Agent, message: Message, state: CallState) -> Message:
-    """Execute `agent` with `state` as the current call; raises nothing but AixgoError and CancelledError."""
+def run_agent(agent: Agent, message: Message, state: CallState, instance_id: str = "") -> Coroutine[Any, Any, Message]:
+    """Execute `agent` with `state` as the current call; raises nothing but AixgoError and CancelledError.
+
+    `instance_id` says which instance serves the call, "" for none.
+    """
+    if watched():
+        return _watched_run(agent, message, state, instance_id)
+    return _run(agent, message, state)
+
+
+async def _watched_run(agent: Agent, message: Message, state: CallState, instance_id: str) -> Message:
+    with invocation(agent, message, state, instance_id) as call:
+        reply = await _run(agent, message, state)
+        call.answered(reply)
+        return reply
+
+
+async def _run(agent: Agent, message: Message, state: CallState) -> Message:
     token = enter(state)
     try:
         reply = await agent.execute(message)
@@ -64,13 +85,39 @@ async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> N
         await asyncio.sleep(READY_POLL)
 
 
-async def agent_events(
-    agent: Agent, message: Message, state: CallState, options: CallOptions = DEFAULT_OPTIONS
+def agent_events(
+    agent: Agent,
+    message: Message,
+    state: CallState,
+    options: CallOptions = DEFAULT_OPTIONS,
+    instance_id: str = "",
 ) -> AsyncGenerator[Event]:
     """The events of `agent.stream`, paths filled in, ended by exactly one Result; else an AixgoError is raised.
 
-    It makes `state` the current call of the task that iterates it, so that must be a task of its own.
+    It makes `state` the current call of the task that iterates it, so that must be a task of its own. `instance_id`
+    says which instance serves the call, "" for none.
     """
+    events = _events(agent, message, state, options)
+    return _watched_events(events, invocation(agent, message, state, instance_id)) if watched() else events
+
+
+async def _watched_events(
+    events: AsyncGenerator[Event], watching: AbstractContextManager[Invocation]
+) -> AsyncGenerator[Event]:
+    last: Result | None = None
+    with watching as call:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Result):
+                    call.answered(event.message)
+                    last = event
+                    break
+                yield event
+    if last is not None:  # outside, because whoever has it may not come back for more
+        yield last
+
+
+async def _events(agent: Agent, message: Message, state: CallState, options: CallOptions) -> AsyncGenerator[Event]:
     set_state(state)
     await until_ready(agent, state, options)
     events = agent.stream(message)
@@ -139,6 +186,8 @@ def typed(error: Exception, state: CallState) -> AixgoError:
         if error.agent_path[: len(state.path)] != state.path:
             error.agent_path = state.path
         error.usage = state.ledger.usage
+        if isinstance(error, BudgetExceeded):
+            _say_who_spent(error, state)
         return error
     kind = type(error)
     failed = AgentFailed(
@@ -147,6 +196,20 @@ def typed(error: Exception, state: CallState) -> AixgoError:
     )
     failed.agent_path, failed.usage = state.path, state.ledger.usage
     return failed
+
+
+def _say_who_spent(error: BudgetExceeded, state: CallState) -> None:
+    """Write into `fields["spent"]` what each agent below this call has spent, the most first.
+
+    A callee in another process, whose error this is, has written it in more detail.
+    """
+    shares = state.ledger.by_agent
+    if not shares or (error.fields.get("spent") and shares.keys() <= {state.path[-1]}):
+        return
+    most = sorted(shares.items(), key=lambda share: share[1].held_tokens, reverse=True)[:MAX_SPENDERS]
+    error.fields["spent"] = {
+        name: {"tokens": usage.held_tokens, "cost_usd": str(usage.held_usd)} for name, usage in most
+    }
 
 
 def finished_reply(reply: Message, state: CallState) -> Message:

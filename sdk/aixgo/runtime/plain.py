@@ -6,19 +6,29 @@ Owns the client's side of AgentService. It maps, and tells what went wrong; whet
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from aixgo.errors import AixgoError, DeadlineExceeded, InstanceLost, StreamBroken
+from aixgo.errors import (
+    AixgoError,
+    DeadlineExceeded,
+    InstanceLost,
+    InvalidMessage,
+    MessageTooLarge,
+    StreamBroken,
+)
 from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
-from aixgo.usage import Ledger, Usage
+from aixgo.runtime.grant import Grant
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import decode_error, decode_event, decode_usage
 from aixgo.wire.status import from_rpc, from_transport
+
+log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT = 0.1
 """Seconds that a cancelled caller waits to learn what its callee has spent."""
@@ -43,23 +53,23 @@ class PlainTransport:
         self._channels = channels
 
     async def execute(
-        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, ledger: Ledger
+        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> pb.ExecuteResponse:
-        """One call. When it is cancelled, what the callee has spent goes to `ledger`."""
+        """One call. When it is cancelled, what the callee has spent is settled with `grant`."""
         pooled = self._channels.borrow(address)
         try:
             return await pooled.stub.Execute(request, timeout=timeout, metadata=headers)
         except grpc.aio.AioRpcError as error:
-            raise _failure(error, address, ledger) from error
+            raise _failure(error, address, grant) from error
         except asyncio.CancelledError as error:
             _raise_if_channel_closed(address, error)
-            ledger.record(await self._cancel(pooled, request.context.call_id))
+            await self._cancel(pooled, request.context.call_id, grant)
             raise
         finally:
             self._channels.give_back(pooled)
 
     async def stream(
-        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, ledger: Ledger
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncGenerator[Event]:
         """The events of one call; the last one is the Result. A stream that breaks off raises TransportFailed."""
         pooled = self._channels.borrow(address)
@@ -78,14 +88,14 @@ class PlainTransport:
             raise TransportFailed(StreamBroken(f"{address}: the stream ended without a terminal frame"))
         except grpc.aio.AioRpcError as error:
             terminal = True
-            raise _failure(error, address, ledger) from error
+            raise _failure(error, address, grant) from error
         except asyncio.CancelledError as error:
             _raise_if_channel_closed(address, error)
             raise
         finally:
             call.cancel()
             if not terminal:
-                ledger.record(await self._cancel(pooled, request.context.call_id))
+                await self._cancel(pooled, request.context.call_id, grant)
             self._channels.give_back(pooled)
 
     async def deliver(self, address: str, request: pb.DeliverRequest, timeout: float, headers: Headers | None) -> None:
@@ -94,7 +104,7 @@ class PlainTransport:
         try:
             await pooled.stub.Deliver(request, timeout=timeout, metadata=headers)
         except grpc.aio.AioRpcError as error:
-            raise _failure(error, address, Ledger()) from error
+            raise _failure(error, address) from error
         finally:
             self._channels.give_back(pooled)
 
@@ -104,7 +114,7 @@ class PlainTransport:
         try:
             return await pooled.stub.Describe(pb.DescribeRequest(), timeout=timeout, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            raise _failure(error, address, Ledger()) from error
+            raise _failure(error, address) from error
         finally:
             self._channels.give_back(pooled)
 
@@ -122,12 +132,16 @@ class PlainTransport:
             self._channels.give_back(pooled)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
-    async def _cancel(self, pooled: PooledChannel, call_id: str) -> Usage:
+    async def _cancel(self, pooled: PooledChannel, call_id: str, grant: Grant) -> None:
+        """Cancel a call where it runs, and settle what it has spent."""
         try:
             answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=CANCEL_TIMEOUT)
-        except grpc.aio.AioRpcError:
-            return Usage(incomplete=True)
-        return decode_usage(answer.usage) if answer.found else Usage(incomplete=True)
+            if answer.found:
+                grant.settle(decode_usage(answer.usage))
+        except (grpc.aio.AioRpcError, InvalidMessage) as error:
+            log.debug("what a cancelled call has spent is not known: %s", error)
+        finally:
+            grant.lose()  # unless it was settled; also when this is cancelled in its turn
 
 
 _BROKEN = frozenset(
@@ -136,18 +150,18 @@ _BROKEN = frozenset(
 """Codes that the transport itself gives when a connection or a process breaks; the others are answers."""
 
 
-def _failure(error: grpc.aio.AioRpcError, address: str, ledger: Ledger) -> AixgoError | TransportFailed:
-    """What to raise for a failed RPC; usage that cannot be known any more is noted as incomplete."""
+def _failure(error: grpc.aio.AioRpcError, address: str, grant: Grant | None = None) -> AixgoError | TransportFailed:
+    """What to raise for a failed RPC. A `grant` that may have been spent without a word of it is lost."""
     answered = from_rpc(error)
     if answered is not None:
         return answered
     failed = from_transport(error, address)
+    spends = error.code() in _BROKEN or isinstance(failed, (DeadlineExceeded, MessageTooLarge))
+    if spends and failed.accepted and grant is not None:
+        grant.lose()
     if error.code() in _BROKEN:
-        if failed.accepted:
-            ledger.record(Usage(incomplete=True))
         return TransportFailed(failed)
     if isinstance(failed, DeadlineExceeded):
-        ledger.record(Usage(incomplete=True))
         return DeadlineExceeded(f"{address} did not answer before the deadline; give the call a longer timeout")
     return failed
 

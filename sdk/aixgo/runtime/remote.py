@@ -13,11 +13,13 @@ from contextlib import aclosing
 
 from aixgo import call as ambient
 from aixgo.call import Budget, CallState
+from aixgo.errors import InvalidMessage
 from aixgo.events import Event, Result
 from aixgo.message import Message, new_id
 from aixgo.runtime.attempts import Attempts
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.entry import finished_reply
+from aixgo.runtime.grant import Grant
 from aixgo.runtime.plain import Headers, PlainTransport
 from aixgo.runtime.replicas import Replicas
 from aixgo.telemetry import spans
@@ -46,50 +48,49 @@ class RemoteCalls:
 
         `trace` is passed on as it is; without it the current one is.
         """
-        attempts = Attempts(self.replicas, target, state, options)
         request = agent_pb2.ExecuteRequest(agent=target)
         fill_message(request.message, message)
-        granted = _lend(state)
+        attempts = Attempts(self.replicas, target, state, options)
+        grant = attempts.grant
         try:
             while True:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, granted, trace)
+                headers = self._context(request.context, state, timeout, grant.offer(), trace)
                 with attempts.on(instance):
-                    response = await self.transport.execute(instance.address, request, timeout, headers, state.ledger)
-                    reply = decode_message(response.message)
-                    state.ledger.record(reply.usage)
+                    response = await self.transport.execute(instance.address, request, timeout, headers, grant)
+                    reply = _reply(response.message, grant)
                     state.instance_id = instance.instance_id
                     return finished_reply(reply, state)
         finally:
-            _repay(state, granted)
+            grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
 
     async def stream(
         self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
     ) -> AsyncGenerator[Event]:
         """The events of one call; another instance is tried only as long as none has come."""
-        attempts = Attempts(self.replicas, target, state, options)
         request = agent_pb2.ExecuteStreamRequest(agent=target)
         fill_message(request.message, message)
-        granted = _lend(state)
+        attempts = Attempts(self.replicas, target, state, options)
+        grant = attempts.grant
         try:
             while True:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, granted, trace)
-                events = self.transport.stream(instance.address, request, timeout, headers, state.ledger)
+                headers = self._context(request.context, state, timeout, grant.offer(), trace)
+                events = self.transport.stream(instance.address, request, timeout, headers, grant)
                 with attempts.on(instance):
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
                         async for event in events:
                             attempts.answered = True
                             state.instance_id = instance.instance_id
                             if isinstance(event, Result):
-                                state.ledger.record(event.message.usage)
+                                grant.settle(event.message.usage)
                                 yield Result(finished_reply(event.message, state), event.path)
                                 return
                             yield event
         finally:
-            _repay(state, granted)
+            grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
 
     async def send(self, target: str, message: Message, trace: Trace | None = None) -> str:
         """Put a message into the mailbox of one instance, and return its id.
@@ -127,13 +128,15 @@ class RemoteCalls:
         return _trace(context, trace)
 
 
-def _lend(state: CallState) -> Budget | None:
-    return None if state.budget is None else state.budget.lend()
-
-
-def _repay(state: CallState, granted: Budget | None) -> None:
-    if state.budget is not None and granted is not None:
-        state.budget.repay(granted, state.ledger.usage)
+def _reply(message: types_pb2.Message, grant: Grant) -> Message:
+    """The reply of an attempt, which settles it; one that cannot be read does not say what was spent either."""
+    try:
+        reply = decode_message(message)
+    except InvalidMessage:
+        grant.lose()
+        raise
+    grant.settle(reply.usage)
+    return reply
 
 
 def _trace(context: types_pb2.CallContext, trace: Trace | None) -> Headers | None:

@@ -10,18 +10,19 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
-from aixgo.call import CallState
-from aixgo.errors import CallCancelled, InstanceDraining, Overloaded
-from aixgo.events import Event
+from aixgo.call import Budget, CallState
+from aixgo.errors import AixgoError, CallCancelled, InstanceDraining, Overloaded
+from aixgo.events import Event, Result
 from aixgo.message import Message
-from aixgo.runtime.entry import past_deadline, typed
+from aixgo.runtime.entry import finished_reply, past_deadline, typed
 from aixgo.runtime.mailbox import Letter
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.telemetry import spans
-from aixgo.usage import Ledger, Usage
+from aixgo.usage import NO_USAGE, Ledger, Usage
 
 MAX_CONCURRENT_CALLS = 1000
 MARGIN, MARGIN_SHARE = 0.05, 0.1
@@ -30,21 +31,24 @@ with the usage gets there first."""
 CANCEL_WAIT = 0.08
 """Seconds that Cancel waits for the call to end; its caller waits 100 ms."""
 REMEMBERED = 1000
-"""Calls whose usage is kept for a Cancel that comes after they were cancelled."""
+"""Calls whose usage is kept for a Cancel that comes after they have ended."""
 
 
 class RunningCall:
     """A call that runs here, from admission to its end: its task, its timer, what it has spent.
 
     A context manager, by hand because it is on the path of every call. A cancellation by the deadline or by Cancel
-    leaves it as the typed error; one by the caller, who has gone, as CancelledError.
+    leaves it as the typed error; one by the caller, who has gone, as CancelledError. `granted` is what the call may
+    spend; the budget of `state`, when it begins, is what it has left of that.
     """
 
-    __slots__ = ("_call_id", "_server", "_timer", "cancelled", "ended", "late", "state", "task")
+    __slots__ = ("_budget", "_call_id", "_granted", "_server", "_timer", "cancelled", "ended", "late", "state", "task")
 
-    def __init__(self, server: CallServer, call_id: str, state: CallState) -> None:
+    def __init__(self, server: CallServer, call_id: str, state: CallState, granted: Budget | None) -> None:
         self._server = server
         self._call_id = call_id
+        self._granted = granted
+        self._budget = state.budget  # kept, because an agent may narrow its own
         self._timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[object] | None = None
         self.state = state
@@ -64,19 +68,48 @@ class RunningCall:
         if self._timer is not None:
             self._timer.cancel()
         self._server.left(self._call_id)
+        self.close_budget()
         if self.ended is not None:
             self.ended.set()
         if self.task is not None and (self.late or self.cancelled):
             self.task.uncancel()
-        if isinstance(error, GeneratorExit):  # the RPC was cancelled while the transport had an event in hand
-            self._server.remember(self._call_id, self.state.ledger.usage)
+        if isinstance(error, AixgoError):
+            error.usage = self.state.ledger.usage
         if not isinstance(error, asyncio.CancelledError):
+            # Its Cancel may be on the way all the same: the RPC was cancelled while the reply was being sent.
+            if error is not None or self._budget is not None or self.state.ledger.usage is not NO_USAGE:
+                self._server.remember(self._call_id, self.state.ledger.usage)
             return
         if self.late:
             raise past_deadline(self.state) from error
         if self.cancelled:
             raise typed(CallCancelled("the call was cancelled where it ran"), self.state) from error
         self._server.remember(self._call_id, self.state.ledger.usage)
+
+    def close_budget(self) -> None:
+        """End the spending. What tasks that outlive the call hold of its grant is unsettled."""
+        granted, budget = self._granted, self._budget
+        if granted is None or budget is None:
+            return
+        self._granted = None
+        spent = self.state.ledger.usage
+        held = Budget(
+            None if granted.tokens is None else granted.tokens - spent.held_tokens - (budget.tokens or 0),
+            None if granted.usd is None else granted.usd - spent.held_usd - (budget.usd or Decimal()),
+        )
+        if (held.tokens or 0) > 0 or (held.usd or 0) > 0:
+            self.state.ledger.record(held.less(NO_USAGE).as_unsettled())
+        budget.close()
+
+    def finished(self, reply: Message) -> Message:
+        """`reply`, which ends the call, with all that was spent."""
+        self.close_budget()
+        return reply if reply.usage is self.state.ledger.usage else finished_reply(reply, self.state)
+
+    def usage_so_far(self) -> Usage:
+        """What a call that does not stop has spent, all that it may still spend included."""
+        spent = self.state.ledger.usage
+        return spent + (Usage(incomplete=True) if self._granted is None else self._granted.less(spent).as_unsettled())
 
     def cancel(self) -> None:
         """Stop it, as Cancel and a drain do."""
@@ -117,22 +150,26 @@ class CallServer:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
         self._admit(call)
         state = self._state(call)
-        with RunningCall(self, call.call_id, state):
+        with RunningCall(self, call.call_id, state, call.budget) as running:
             if call.trace is NO_TRACE:
                 reply = await self._callees.call(call, state)
             else:
                 with spans.attached(*call.trace):
                     reply = await self._callees.call(call, state)
+            reply = running.finished(reply)
         call.answered_by = state.instance_id
         return reply
 
     async def serve_stream(self, call: IncomingCall) -> AsyncGenerator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
         self._admit(call)
-        with RunningCall(self, call.call_id, self._state(call)) as running, spans.attached(*call.trace):
+        entry = RunningCall(self, call.call_id, self._state(call), call.budget)
+        with entry as running, spans.attached(*call.trace):
             async with aclosing(self._callees.stream(call, running.state)) as events:
                 async for event in events:
                     call.answered_by = running.state.instance_id
+                    if isinstance(event, Result):
+                        event = Result(running.finished(event.message), event.path)  # noqa: PLW2901
                     yield event
 
     async def cancel(self, call_id: str) -> Usage | None:
@@ -147,7 +184,7 @@ class CallServer:
             async with asyncio.timeout(CANCEL_WAIT):
                 await running.ended.wait()
         except TimeoutError:
-            return running.state.ledger.usage + Usage(incomplete=True)
+            return running.usage_so_far()
         self._spent.pop(call_id, None)
         return running.state.ledger.usage
 
@@ -199,7 +236,7 @@ class CallServer:
             self._idle.set()
 
     def remember(self, call_id: str, usage: Usage) -> None:
-        """Keep what a call spent whose caller is gone: its Cancel may be under way."""
+        """Keep what a call has spent whose caller may be gone: its Cancel may be under way."""
         self._spent[call_id] = usage
         if len(self._spent) > REMEMBERED:
             self._spent.popitem(last=False)
@@ -211,8 +248,8 @@ class CallServer:
             call.depth + 1,
             (*call.path, call.agent),
             call.message.session_id or call.session_id,
-            Ledger(),
-            call.budget,
+            Ledger(None, call.agent),
+            None if call.budget is None else Budget(call.budget.tokens, call.budget.usd),
         )
         state.check_depth(self._callees.max_depth)
         return state

@@ -89,6 +89,9 @@ class Usage(_message.Message):
     COST_USD_FIELD_NUMBER: _builtins.int
     UNPRICED_CALLS_FIELD_NUMBER: _builtins.int
     INCOMPLETE_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_TOKENS_FIELD_NUMBER: _builtins.int
+    UNSETTLED_USD_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompts, cached ones included."""
     completion_tokens: _builtins.int
@@ -107,6 +110,14 @@ class Usage(_message.Message):
     """True when some usage could not be learned (a process was killed, a cancelled callee did not answer): all numbers
     are then lower bounds.
     """
+    cache_write_tokens: _builtins.int
+    """Of prompt_tokens, those that the vendor wrote into its cache; none of them is among cached_tokens."""
+    unsettled_tokens: _builtins.int
+    """Tokens of grants whose callee did not say what it spent: at most so many were spent on top of the numbers above.
+    They count against the budgets above as if they were spent. 0 where no budget set a limit.
+    """
+    unsettled_usd: _builtins.str
+    """The same in USD, as a decimal string; empty is 0."""
     def __init__(
         self,
         *,
@@ -118,10 +129,13 @@ class Usage(_message.Message):
         cost_usd: _builtins.str = ...,
         unpriced_calls: _builtins.int = ...,
         incomplete: _builtins.bool = ...,
+        cache_write_tokens: _builtins.int = ...,
+        unsettled_tokens: _builtins.int = ...,
+        unsettled_usd: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "cost_usd", b"cost_usd", "incomplete", b"incomplete", "llm_calls", b"llm_calls", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "unpriced_calls", b"unpriced_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "cost_usd", b"cost_usd", "incomplete", b"incomplete", "llm_calls", b"llm_calls", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "unpriced_calls", b"unpriced_calls", "unsettled_tokens", b"unsettled_tokens", "unsettled_usd", b"unsettled_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

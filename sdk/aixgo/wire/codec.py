@@ -86,6 +86,9 @@ def encode_usage(usage: Usage) -> pb.Usage:
         cost_usd="" if usage.cost_usd is None else str(usage.cost_usd),
         unpriced_calls=usage.unpriced_calls,
         incomplete=usage.incomplete,
+        cache_write_tokens=usage.cache_write_tokens,
+        unsettled_tokens=usage.unsettled_tokens,
+        unsettled_usd=str(usage.unsettled_usd) if usage.unsettled_usd else "",
     )
 
 
@@ -100,24 +103,28 @@ def decode_usage(data: pb.Usage) -> Usage:
         decode_usd(data.cost_usd),
         data.unpriced_calls,
         data.incomplete,
+        data.cache_write_tokens,
+        data.unsettled_tokens,
+        decode_usd(data.unsettled_usd, "unsettled_usd") or Decimal(),
     )
     if usage == NO_USAGE:
         return NO_USAGE
-    if min(usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, usage.unpriced_calls) < 0:
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.llm_calls, usage.unpriced_calls)
+    if min(*counts, usage.unsettled_tokens) < 0:
         raise InvalidMessage("usage has numbers below 0; send what was spent")
     return usage
 
 
-def decode_usd(text: str) -> Decimal | None:
+def decode_usd(text: str, field: str = "cost_usd") -> Decimal | None:
     """USD from their decimal string; None for the empty one. Raises InvalidMessage for what is no number."""
     if not text:
         return None
     try:
         usd = Decimal(text)
     except InvalidOperation as error:
-        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number like 0.0125") from error
+        raise InvalidMessage(f"{field} is {text[:40]!r}; send a decimal number like 0.0125") from error
     if not usd.is_finite() or not 0 <= usd <= MAX_USD:
-        raise InvalidMessage(f"cost_usd is {text[:40]!r}; send a decimal number from 0 to {MAX_USD:,}")
+        raise InvalidMessage(f"{field} is {text[:40]!r}; send a decimal number from 0 to {MAX_USD:,}")
     return usd
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from aixgo import call as ambient
+from aixgo.call import Budget
 from aixgo.errors import (
     AgentFailed,
     CallCancelled,
@@ -20,12 +22,17 @@ from aixgo.errors import (
 )
 from aixgo.events import Delta, Event
 from aixgo.runtime.channels import ChannelPool
+from aixgo.runtime.grant import Grant
 from aixgo.runtime.plain import PlainTransport, TransportFailed
-from aixgo.usage import Ledger, Usage
+from aixgo.usage import Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from aixgo.wire.codec import encode_error
+
+GRANTED = 100
+LOST = Usage(incomplete=True, unsettled_tokens=GRANTED)
+"""The usage of a call that did not say what it spent."""
 
 
 class Misbehaving(AgentServiceServicer):
@@ -65,15 +72,18 @@ class Peer:
         self.servicer, self.address, self.server = servicer, address, server
         self.pool = ChannelPool(max_message_bytes=10_000)
         self.transport = PlainTransport(self.pool)
-        self.ledger = Ledger()
+        state = ambient.root_entry("a", 60, "")
+        state.budget = Budget(GRANTED)
+        self.ledger, self.grant = state.ledger, Grant(state)
+        self.grant.offer()
 
     async def execute(self, agent: str, timeout: float = 20) -> pb.ExecuteResponse:
         request = pb.ExecuteRequest(agent=agent, context={"call_id": "id"})
-        return await self.transport.execute(self.address, request, timeout, None, self.ledger)
+        return await self.transport.execute(self.address, request, timeout, None, self.grant)
 
     async def stream(self, agent: str, timeout: float = 20) -> list[Event]:
         request = pb.ExecuteStreamRequest(agent=agent, context={"call_id": "id"})
-        return [event async for event in self.transport.stream(self.address, request, timeout, None, self.ledger)]
+        return [event async for event in self.transport.stream(self.address, request, timeout, None, self.grant)]
 
 
 @pytest.fixture
@@ -92,7 +102,7 @@ async def test_a_status_without_details_from_a_broken_process_is_the_transports_
     with pytest.raises(TransportFailed) as caught:
         await peer.execute("raise")
     assert isinstance(caught.value.error, InternalError)
-    assert peer.ledger.usage == Usage(incomplete=True)
+    assert peer.ledger.usage == LOST
 
 
 async def test_another_status_without_details_is_an_answer(peer: Peer) -> None:
@@ -103,7 +113,7 @@ async def test_another_status_without_details_is_an_answer(peer: Peer) -> None:
 async def test_a_server_that_does_not_answer_in_time_is_a_typed_error_with_incomplete_usage(peer: Peer) -> None:
     with pytest.raises(DeadlineExceeded, match="did not answer before the deadline"):
         await peer.execute("hang", timeout=0.05)
-    assert peer.ledger.usage == Usage(incomplete=True)
+    assert peer.ledger.usage == LOST
 
 
 async def test_nobody_at_the_address_was_never_accepted_and_cost_nothing(peer: Peer) -> None:
@@ -132,7 +142,7 @@ async def test_a_server_that_dies_under_a_call_is_the_transports_failure(peer: P
     with pytest.raises(TransportFailed) as caught:
         await task
     assert isinstance(caught.value.error, (InstanceLost, CallCancelled))
-    assert peer.ledger.usage.incomplete
+    assert peer.ledger.usage == LOST
 
 
 async def test_closing_the_pool_under_a_call_is_no_cancellation_of_its_caller(peer: Peer) -> None:
@@ -141,6 +151,8 @@ async def test_closing_the_pool_under_a_call_is_no_cancellation_of_its_caller(pe
     await peer.pool.close()
     with pytest.raises(TransportFailed, match="the channel was closed during the call"):
         await task
+    peer.grant.lose()
+    assert peer.ledger.usage == LOST
 
 
 async def test_a_stream_without_a_terminal_frame_broke_off(peer: Peer) -> None:
@@ -164,7 +176,7 @@ async def test_an_event_of_a_newer_version_ends_the_stream_typed_and_cancels_the
 
 async def test_a_stream_that_is_left_early_is_cancelled_and_learns_what_it_spent(peer: Peer) -> None:
     request = pb.ExecuteStreamRequest(agent="hang", context={"call_id": "id"})
-    events = peer.transport.stream(peer.address, request, 20, None, peer.ledger)
+    events = peer.transport.stream(peer.address, request, 20, None, peer.grant)
     assert await anext(events) == Delta("a")
     await events.aclose()
     assert peer.servicer.cancelled == ["id"]

@@ -21,6 +21,7 @@ from aixgo.errors import (
     DeadlineExceeded,
     InstanceDraining,
     InstanceLost,
+    InvalidMessage,
     MailboxFull,
     Overloaded,
     RegistryUnavailable,
@@ -32,6 +33,7 @@ from aixgo.runtime.attempts import MAX_RETRIES
 from aixgo.runtime.balancer import RETRY_CAPACITY
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
+from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.plain import Headers, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
@@ -88,13 +90,13 @@ class ScriptedTransport:
         return answer
 
     async def execute(
-        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, ledger: Ledger
+        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> pb.ExecuteResponse:
         await asyncio.sleep(0)
         return pb.ExecuteResponse(message=encode_message(self._next(address, request, timeout)))
 
     async def stream(
-        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, ledger: Ledger
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncIterator[Event]:
         self.asked.append(address.partition(":")[0])
         try:
@@ -294,20 +296,20 @@ async def test_a_spent_retry_budget_gives_the_caller_the_error_at_once() -> None
 
 async def test_every_attempt_is_a_call_of_its_own_with_what_is_left_of_the_deadline() -> None:
     mesh = Mesh(ScriptedTransport(x=[broke(), OK]), idempotent=True)
-    state = CallState(
-        asyncio.get_running_loop().time() + 60, 3, ("r", "s", "a"), "talk", Ledger(), Budget(500, Decimal(2))
-    )
+    budget = Budget(40_000, Decimal(2))
+    state = CallState(asyncio.get_running_loop().time() + 60, 3, ("r", "s", "a"), "talk", Ledger(), budget)
     await mesh.call(state=state)
     first, second = (request.context for request in mesh.transport.requests)
     assert first.call_id != second.call_id
     assert (first.depth, list(first.agent_path), first.session_id) == (2, ["r", "s"], "talk")
-    assert (second.grant.tokens, Decimal(second.grant.cost_usd)) == (500, 2)
+    assert (first.grant.tokens, Decimal(first.grant.cost_usd)) == (30_000, Decimal("1.5"))
+    assert (second.grant.tokens, Decimal(second.grant.cost_usd)) == (10_000, Decimal("0.375"))
     assert 0 < mesh.transport.timeouts[1] <= mesh.transport.timeouts[0] <= 60
     assert 59_000 < second.timeout_ms <= 60_000
 
 
-async def test_what_the_callee_did_not_spend_comes_back_however_the_call_ends() -> None:
-    for answer in (Message("x", usage=Usage(30, llm_calls=1)), AgentFailed("no"), broke()):
+async def test_what_the_callee_did_not_spend_comes_back_when_it_says_what_it_spent() -> None:
+    for answer in (Message("x", usage=Usage(30, llm_calls=1)), AgentFailed("no"), refused()):
         if isinstance(answer, AgentFailed):
             answer.usage = Usage(30, llm_calls=1)
         mesh = Mesh(ScriptedTransport(x=answer))
@@ -316,6 +318,36 @@ async def test_what_the_callee_did_not_spend_comes_back_however_the_call_ends() 
         with pytest.raises(AixgoError) if isinstance(answer, Exception) else nullcontext():
             await mesh.call(state=state)
         assert state.budget.left()[0] == (100 if isinstance(answer, TransportFailed) else 70)
+
+
+async def test_all_that_a_lost_callee_was_granted_is_unsettled_and_counts_as_spent() -> None:
+    mesh = Mesh(ScriptedTransport(x=broke()))
+    state = ambient.root(60).child("a")
+    state.budget = Budget(100, Decimal("0.02"))
+    with pytest.raises(InstanceLost) as caught:
+        await mesh.call(state=state)
+    lost = Usage(incomplete=True, unsettled_tokens=100, unsettled_usd=Decimal("0.02"))
+    assert caught.value.usage == state.ledger.usage == lost
+    assert state.budget.left() == (0, 0)
+
+
+async def test_a_retry_after_a_loss_is_paid_by_what_was_kept_back() -> None:
+    mesh = Mesh(ScriptedTransport(x=[broke(), Message("r", usage=Usage(40, llm_calls=1))]), idempotent=True)
+    state = ambient.root(60).child("a")
+    state.budget = Budget(100_000)
+    reply = await mesh.call(state=state)
+    assert reply.usage == Usage(40, llm_calls=1, incomplete=True, unsettled_tokens=75_000)
+    assert state.budget.left()[0] == 24_960
+
+
+async def test_a_reply_that_cannot_be_read_leaves_its_grant_unsettled() -> None:
+    unread = Message("x", usage=Usage(-1, llm_calls=1))
+    mesh = Mesh(ScriptedTransport(x=unread))
+    state = ambient.root(60).child("a")
+    state.budget = Budget(100)
+    with pytest.raises(InvalidMessage) as caught:
+        await mesh.call(state=state)
+    assert caught.value.usage.unsettled_tokens == 100
 
 
 async def test_load_is_counted_while_a_call_is_out_and_not_after() -> None:
@@ -327,7 +359,7 @@ async def test_load_is_counted_while_a_call_is_out_and_not_after() -> None:
     assert mesh.calls.replicas.balancer.load("x").in_flight == 0
 
 
-async def test_a_cancelled_call_leaves_load_and_budget_as_they_were() -> None:
+async def test_a_cancelled_call_of_which_nothing_is_heard_is_out_no_more_and_unsettled() -> None:
     mesh = Mesh(ScriptedTransport(x=OK))
     state = ambient.root(60).child("a")
     state.budget = Budget(100)
@@ -337,7 +369,8 @@ async def test_a_cancelled_call_leaves_load_and_budget_as_they_were() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert mesh.calls.replicas.balancer.load("x").in_flight == 0
-    assert state.budget.left()[0] == 100
+    assert state.budget.left()[0] == 0
+    assert state.ledger.usage == Usage(incomplete=True, unsettled_tokens=100)
 
 
 async def test_an_ejected_instance_is_probed_until_it_is_healthy_and_gets_calls_again() -> None:
