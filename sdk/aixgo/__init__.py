@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aixgo.runtime.distributed import DistributedRuntime
     from aixgo.runtime.local import LocalRuntime
     from aixgo.server.server import AgentServer
+    from aixgo.telemetry.scores import record_score
     from aixgo.tools.functions import tool
 
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "Sequential": "orchestration.sequential",
     "Supervisor": "orchestration.supervisor",
     "Swarm": "orchestration.swarm",
+    "record_score": "telemetry.scores",
     "run": "launch",
     "tool": "tools.functions",
 }
@@ -67,7 +69,7 @@ __all__ = [  # noqa: RUF022  # by subject
     "Event", "Delta", "ToolCall", "MemberStarted", "MemberFinished", "Result",
     "Runtime", "CallOptions", "LocalRuntime", "DistributedRuntime", "AgentServer", "run",
     "Orchestrator", "Limits", "Supervisor", "Sequential", "Parallel", "Router", "Swarm", "Hierarchical", "RAG",
-    "Reflection", "Ensemble", "Debate", "MapReduce", "Planning",
+    "Reflection", "Ensemble", "Debate", "MapReduce", "Planning", "record_score",
 ]  # fmt: skip
 
 

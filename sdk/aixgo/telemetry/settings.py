@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from aixgo.errors import ConfigError
 from aixgo.imports import find_object
+from aixgo.telemetry.langfuse import LangfuseSettings
 
 if TYPE_CHECKING:
     from aixgo.config.schema import ObservabilitySpec
@@ -52,7 +53,7 @@ class TelemetrySettings:
     console: bool = False
     sample: float = 1.0
     prometheus: str = ""
-    langfuse: bool = False
+    langfuse: LangfuseSettings | None = None
     capture_content: bool = False
     redact: Redact | None = None
     max_content: int = MAX_CONTENT
@@ -126,7 +127,7 @@ class TelemetrySettings:
             console="console" in environment.exporters("traces") or (spec is not None and spec.console),
             sample=environment.sample(spec.sample if spec else 1.0),
             prometheus=address,
-            langfuse=spec is not None and spec.langfuse,
+            langfuse=LangfuseSettings.read(variables) if spec is not None and spec.langfuse else None,
             capture_content=content in _CAPTURING if content else spec is not None and spec.capture_content,
             redact=find_redact(spec.redact) if spec and spec.redact else None,
             service_name=environment.get("OTEL_SERVICE_NAME") or resource.get("service.name") or service_name,

@@ -20,6 +20,7 @@ from aixgo.errors import ConfigError
 from aixgo.telemetry import content
 from aixgo.telemetry.content import ContentPolicy
 from aixgo.telemetry.export import MetricsPage, load, metric_reader, quiet_exporters, span_processors
+from aixgo.telemetry.langfuse import begin_langfuse
 from aixgo.telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ def _begin(telemetry: Telemetry, settings: TelemetrySettings) -> None:
     telemetry.on_close(lambda: quiet.__exit__(None, None, None))
     if settings.traces:
         _begin_traces(telemetry, settings, resource)
+        if settings.langfuse is not None:
+            begin_langfuse(telemetry, settings.langfuse)
     if settings.metrics:
         _begin_metrics(telemetry, settings, resource)
 

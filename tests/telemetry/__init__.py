@@ -1,0 +1,1 @@
+"""Telemetry as those receive it who collect it."""
