@@ -16,6 +16,7 @@ from aixgo.errors import AixgoError, ToolError
 from aixgo.llm.contract import ToolUse
 from aixgo.message import JSON
 from aixgo.names import nearest
+from aixgo.telemetry.llm import tool_answered, tool_asked
 from aixgo.telemetry.spans import span
 from aixgo.tools.contract import Tool, as_text
 
@@ -76,9 +77,11 @@ class ToolRunner:
     async def _one(self, at: int, use: ToolUse, slots: asyncio.Semaphore) -> tuple[int, Used]:
         async with slots:
             with span(f"execute_tool {use.name[:_NAME]}", _attributes(use)) as live:
+                tool_asked(live, use.arguments)
                 try:
                     output = await self._called(use)
                     shown = as_text(output, self.max_output)
+                    tool_answered(live, shown)
                 except AixgoError as error:
                     failure = error
                 except Exception as error:  # the tool is the user's; what it raises is told to the model
@@ -112,5 +115,6 @@ def _attributes(use: ToolUse) -> Mapping[str, Any]:
     return {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": use.name[:_NAME],
+        "gen_ai.tool.type": "function",
         "gen_ai.tool.call.id": use.id,
     }

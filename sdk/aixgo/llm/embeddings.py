@@ -20,7 +20,8 @@ from aixgo.call import current
 from aixgo.errors import InvalidInput, ProviderError
 from aixgo.llm.metering import Account, broken_off, estimate_tokens
 from aixgo.llm.pricing import Price
-from aixgo.telemetry.spans import Span, span
+from aixgo.telemetry.llm import operation
+from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE, Usage
 
 MAX_TEXTS = 128
@@ -111,7 +112,7 @@ class MeteredEmbedder:
         account = Account(self._price)
         estimate = Usage(prompt_tokens=sum(map(estimate_tokens, texts)))
         account.reserve(estimate)
-        with span(f"embeddings {self._model}", self._attributes()) as live:
+        with operation(f"embeddings {self._model}", self._attributes()) as live:
             try:
                 answer = await self._client.embed(self._model, texts)
             except BaseException as error:

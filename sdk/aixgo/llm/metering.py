@@ -28,7 +28,8 @@ from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, Sch
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.structured import complete_structured
 from aixgo.message import to_json
-from aixgo.telemetry.spans import Span, span
+from aixgo.telemetry.llm import answered, asked, operation
+from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE, Usage
 
 MIN_COMPLETION = 16
@@ -48,7 +49,8 @@ class Metered:
     async def complete(self, request: CompletionRequest) -> Completion:
         """One completion; its usage is counted and priced. Raises BudgetExceeded, ProviderError."""
         meter = self._meter(request)
-        with span(f"chat {request.model}", self._attributes(meter.request)) as live:
+        with operation(f"chat {request.model}", self._attributes(meter.request)) as live:
+            asked(live, request.messages)
             try:
                 return meter.settle(await self._client.complete(meter.request), live)
             except BaseException as error:
@@ -58,7 +60,8 @@ class Metered:
     async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
         """A completion in pieces; leaving the iteration early counts what came until then."""
         meter = self._meter(request)
-        with span(f"chat {request.model}", self._attributes(meter.request), attach=False) as live:
+        with operation(f"chat {request.model}", self._attributes(meter.request), attach=False) as live:
+            asked(live, request.messages)
             try:
                 async with aclosing(cast("Any", self._client.stream(meter.request))) as chunks:
                     async for chunk in chunks:
@@ -174,6 +177,7 @@ class _Meter:
         usage = self.account.record(usage, live)
         live.set("gen_ai.response.model", completion.model)
         live.set("gen_ai.response.finish_reasons", [completion.stop_reason])
+        answered(live, completion.text, completion.tool_uses)
         return replace(completion, usage=usage)
 
     def fail(self, error: BaseException, live: Span) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from decimal import Decimal
@@ -39,6 +39,7 @@ from aixgo.runtime.parallel import gather
 from aixgo.runtime.pump import PumpedStream
 from aixgo.runtime.reactive import ReactiveTasks
 from aixgo.telemetry import spans
+from aixgo.telemetry.metrics import AGENT, Reading, observe
 from aixgo.usage import NO_USAGE
 
 MAILBOX_SIZE = 100
@@ -243,10 +244,18 @@ class BaseRuntime(ABC):
     def metrics(self) -> RuntimeMetrics:
         return self._metrics.snapshot(len(self._agents))
 
+    def readings(self) -> Iterable[Reading]:
+        """How full it is, for whoever collects metrics; called from another thread."""
+        yield "aixgo.agents", len(self._agents), {}
+        for name, mailbox in list(self._mailboxes.items()):
+            yield "aixgo.mailbox.depth", len(mailbox), {AGENT: name}
+            yield "aixgo.mailbox.dead_letters", mailbox.dead_letters, {AGENT: name}
+
     async def __aenter__(self) -> Self:
         if self._running:
             raise WrongState("this runtime is entered already; make another one")
         self._running = True
+        observe(self)
         await self._opened()
         for agent in self._agents.values():
             if agent.reactive:

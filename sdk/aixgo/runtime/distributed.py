@@ -7,7 +7,8 @@ not listen: AgentServer does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
@@ -20,11 +21,12 @@ from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.dns import Hosts, Resolve, system_resolve
 from aixgo.runtime.entry import typed
-from aixgo.runtime.instance import AgentInfo, Instance
+from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
 from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.resolver import Resolver
+from aixgo.telemetry.metrics import Reading
 from aixgo.wire.instances import agent_from_proto
 
 DESCRIBE_TIMEOUT = 60.0
@@ -80,6 +82,14 @@ class DistributedRuntime(BaseRuntime):
     def instances(self) -> Sequence[Instance]:
         """The instances of other processes that are known now, ready or not."""
         return self._resolver.all()
+
+    def readings(self) -> Iterable[Reading]:
+        yield from super().readings()
+        states = Counter(instance.state.name.lower() for instance in self.instances())
+        for state in InstanceState:
+            name = state.name.lower()
+            yield "aixgo.instances", states[name], {"aixgo.instance.state": name}
+        yield "aixgo.channels", len(self._channels), {}
 
     async def _call_elsewhere(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
         self._must_be_entered(state)

@@ -20,6 +20,7 @@ from aixgo.runtime.entry import agent_events, run_agent
 from aixgo.runtime.instance import AgentInfo
 from aixgo.runtime.mailbox import Letter
 from aixgo.telemetry import spans
+from aixgo.telemetry.log_fields import serves
 
 NO_TRACE = ("", "", "")
 
@@ -88,8 +89,9 @@ class OwnAgents:
 
     serving = True
 
-    def __init__(self, runtime: BaseRuntime) -> None:
+    def __init__(self, runtime: BaseRuntime, instance_id: str = "") -> None:
         self._runtime = runtime
+        self._instance_id = instance_id
 
     @property
     def max_depth(self) -> int:
@@ -107,10 +109,13 @@ class OwnAgents:
             raise refused(AgentUnavailable(f"agent {name!r} is not ready", retry_after=1.0))
 
     def call(self, call: IncomingCall, state: CallState) -> Awaitable[Message]:
-        return run_agent(self._runtime.own_agents[call.agent], call.message, state)
+        serves(call.call_id)
+        return run_agent(self._runtime.own_agents[call.agent], call.message, state, self._instance_id)
 
     def stream(self, call: IncomingCall, state: CallState) -> AsyncGenerator[Event]:
-        return agent_events(self._runtime.own_agents[call.agent], call.message, state)
+        serves(call.call_id)
+        agent = self._runtime.own_agents[call.agent]
+        return agent_events(agent, call.message, state, instance_id=self._instance_id)
 
     async def deliver(self, name: str, letter: Letter) -> str:
         self._find(name)

@@ -24,6 +24,7 @@ from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
 from aixgo.server.listening import add_health_and_reflection, bind, server_options
 from aixgo.server.registrar import Registrar
 from aixgo.server.servicer import AgentServicer
+from aixgo.telemetry import metrics
 from aixgo.v1 import agent_pb2
 from aixgo.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 
@@ -53,7 +54,8 @@ class AgentServer:
 
     `listen` is host:port (port 0: any free one). `advertise` is the host:port that others are told, where it differs;
     a server that listens on all interfaces and advertises nothing is listed under the host that the control plane sees.
-    `callees` are whom it calls, when those are not the agents of the runtime.
+    `callees` are whom it calls, when those are not the agents of the runtime. `instance_id` is for a process that is
+    known by an id already, in its telemetry.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class AgentServer:
         control_plane: Sequence[str] = (),
         limits: ServerLimits | None = None,
         callees: Callees | None = None,
+        instance_id: str = "",
     ) -> None:
-        self._callees = callees or OwnAgents(runtime)
+        self.instance_id = instance_id or new_id()
+        self._callees = callees or OwnAgents(runtime, self.instance_id)
         self._runtime = runtime
         self._listen = listen
         self._advertise = advertise
@@ -77,7 +81,6 @@ class AgentServer:
         self._server: grpc.aio.Server | None = None
         self._monitor: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
-        self.instance_id = new_id()
         self.address = ""
 
     def describe(self) -> Instance:
@@ -98,6 +101,11 @@ class AgentServer:
     async def registered(self, timeout: float) -> bool:
         """Wait until a control plane lists this instance; False when none does within `timeout` seconds."""
         return self._registrar is not None and await self._registrar.registered(timeout)
+
+    def readings(self) -> tuple[metrics.Reading, ...]:
+        """How busy it is, for whoever collects metrics."""
+        limit = self._limits.max_concurrent_calls
+        return ("aixgo.server.calls.active", self._calls.count, {}), ("aixgo.server.calls.limit", limit, {})
 
     async def drain(self) -> None:
         """Take no new calls, finish the running ones within `drain_timeout`, and stop. Safe to call again."""
@@ -132,6 +140,7 @@ class AgentServer:
         await self._publish_health(self.describe())
         if self._registrar is not None:
             await self._registrar.open()
+        metrics.observe(self)
         self._monitor = asyncio.get_running_loop().create_task(self._watch_ready(), name="readiness")
         return self
 

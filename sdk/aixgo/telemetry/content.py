@@ -8,11 +8,11 @@ lie the span that it is written onto, and the messages.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aixgo.message import Payload, to_json
+from aixgo.message import to_json
 from aixgo.telemetry.settings import MAX_CONTENT, Redact
 
 _log = logging.getLogger(__name__)
@@ -66,13 +66,6 @@ def messages(policy: ContentPolicy, said: Iterable[tuple[str, str]]) -> str:
     return to_json(told).decode()
 
 
-def payload_text(payload: Payload) -> str:
-    """A payload as text; bytes say only how many there are."""
-    if isinstance(payload, str):
-        return payload
-    return f"[{len(payload)} bytes]" if isinstance(payload, bytes) else to_json(payload).decode()
-
-
-def arguments_text(policy: ContentPolicy, arguments: Mapping[str, Any]) -> str:
-    """The arguments of a tool as JSON text."""
-    return policy.kept(to_json(dict(arguments)).decode())
+def json_text(value: Any) -> str:
+    """A JSON value as compact text."""
+    return to_json(value).decode()

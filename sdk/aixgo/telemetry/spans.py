@@ -11,7 +11,9 @@ import sys
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from aixgo.telemetry.secrets import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.util.types import AttributeValue
 
+Kind = Literal["internal", "client", "server", "consumer"]
 _SCOPE = "aixgo"
 _NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 _MAX_DESCRIPTION = 500
@@ -34,7 +37,12 @@ class Span:
         """Set an attribute; None is left out, and what OpenTelemetry cannot hold becomes text."""
 
     def fail(self, error: BaseException) -> None:
-        """Mark the span as failed with the class and text of `error`."""
+        """Mark the span as failed with the class and text of `error`, secrets taken out."""
+
+    @property
+    def recording(self) -> bool:
+        """Whether anything becomes of what is set: what costs time to write down need not be, otherwise."""
+        return False
 
 
 class _LiveSpan(Span):
@@ -51,7 +59,11 @@ class _LiveSpan(Span):
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("error.type", type(error).__qualname__)
-        self._span.set_status(StatusCode.ERROR, str(error)[:_MAX_DESCRIPTION])
+        self._span.set_status(StatusCode.ERROR, scrub(str(error)[:_MAX_DESCRIPTION]))
+
+    @property
+    def recording(self) -> bool:
+        return self._span.is_recording()
 
 
 class _Off:
@@ -76,15 +88,35 @@ def enabled() -> bool:
 
 
 def span(
-    name: str, attributes: Mapping[str, Any] = _NO_ATTRIBUTES, *, attach: bool = True
+    name: str, attributes: Mapping[str, Any] = _NO_ATTRIBUTES, *, attach: bool = True, kind: Kind = "internal"
 ) -> AbstractContextManager[Span]:
     """A span around the `with` block; an exception that leaves the block marks it as failed and goes on.
 
     With `attach=False` the span does not become the current one: for async generators, whose context variables would
-    leak to the consumer.
+    leak to the consumer. `kind` says on which side of a call between processes it stands.
     """
     tracer = _tracer()
-    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=attach)
+    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=attach, kind=kind)
+
+
+def event(name: str, attributes: Mapping[str, Any]) -> None:
+    """Note something that happened within the current span."""
+    if _tracer() is None:
+        return
+    from opentelemetry import trace
+
+    current = trace.get_current_span()
+    if current.is_recording():
+        current.add_event(name, _attributes(attributes))
+
+
+def current_ids() -> tuple[str, str]:
+    """The current trace's and span's ids in hexadecimal; empty texts outside of any."""
+    module = sys.modules.get("opentelemetry.trace")
+    if module is None:
+        return "", ""
+    context = module.get_current_span().get_span_context()
+    return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else ("", "")
 
 
 def inject() -> tuple[str, str, str]:
@@ -112,7 +144,9 @@ def linked(
 ) -> AbstractContextManager[Span]:
     """A span that begins a trace of its own and links to the one of `traceparent` instead of continuing it."""
     tracer = _tracer()
-    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=True, link=traceparent)
+    return (
+        _OFF if tracer is None else _recorded(tracer, name, attributes, attach=True, kind="consumer", link=traceparent)
+    )
 
 
 def _tracer() -> trace.Tracer | None:
@@ -133,7 +167,13 @@ def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
 
 @contextmanager
 def _recorded(
-    tracer: trace.Tracer, name: str, attributes: Mapping[str, Any], *, attach: bool, link: str | None = None
+    tracer: trace.Tracer,
+    name: str,
+    attributes: Mapping[str, Any],
+    *,
+    attach: bool,
+    kind: Kind = "internal",
+    link: str | None = None,
 ) -> Generator[Span]:
     from opentelemetry import trace
     from opentelemetry.context import Context
@@ -141,7 +181,8 @@ def _recorded(
     otel = tracer.start_span(
         name,
         context=None if link is None else Context(),
-        attributes={key: _attribute(value) for key, value in attributes.items() if value is not None},
+        kind=trace.SpanKind[kind.upper()],
+        attributes=_attributes(attributes),
         links=_links(link) if link else (),
         record_exception=False,
     )
@@ -185,6 +226,10 @@ def _links(traceparent: str) -> Sequence[trace.Link]:
 
     context = trace.get_current_span(_extract(Context(), traceparent, "", "")).get_span_context()
     return [trace.Link(context)] if context.is_valid else []
+
+
+def _attributes(attributes: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    return {key: _attribute(value) for key, value in attributes.items() if value is not None}
 
 
 def _attribute(value: Any) -> AttributeValue:

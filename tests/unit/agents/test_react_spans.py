@@ -60,6 +60,7 @@ async def test_each_use_of_a_tool_has_a_span_inside_the_callers_trace(exported: 
     assert dict(used.attributes or {}) == {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "echo",
+        "gen_ai.tool.type": "function",
         "gen_ai.tool.call.id": "c1",
     }
     assert used.status.is_ok

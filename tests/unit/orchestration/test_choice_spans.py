@@ -85,7 +85,7 @@ def spans(make: str, *, streaming: bool = False) -> dict[str, Span]:
 def test_a_supervisors_decisions_and_workers_are_steps_of_their_round(streaming: bool) -> None:
     seen = spans('Supervisor("o", ["spends"], supervisor="boss")', streaming=streaming)
     parent, ok, attributes = seen["orchestration.supervisor"]
-    assert (parent, ok) == (None, True)
+    assert (parent, ok) == ("invoke_agent o", True)
     assert attributes == {
         "pattern": "supervisor", "orchestrator": "o", "agent_count": 2, "supervisor.rounds": 1,
         "supervisor.finished": True, "tokens.total": 10,

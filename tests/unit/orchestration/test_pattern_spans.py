@@ -79,7 +79,7 @@ def spans(make: str, text: str = "a", *, streaming: bool = False) -> dict[str, S
 def test_a_sequence_has_a_span_and_one_for_each_step(streaming: bool) -> None:
     seen = spans('Sequential("o", ["priced", "free"])', streaming=streaming)
     parent, ok, attributes = seen["orchestration.sequential"]
-    assert (parent, ok) == (None, True)
+    assert (parent, ok) == ("invoke_agent o", True)
     assert attributes == {
         "pattern": "sequential", "orchestrator": "o", "agent_count": 2, "step_count": 2,
         "tokens.total": 10, "cost.total_usd": 0.25,
@@ -131,5 +131,6 @@ def test_a_router_span_says_how_it_chose(text: str, target: str, fell_back: bool
 
 def test_a_nested_pattern_hangs_below_the_step_that_called_it() -> None:
     seen = spans('Sequential("o", [Parallel("inner", ["free"])])')
-    assert seen["orchestration.parallel"][0] == "step.1.inner"
+    assert seen["orchestration.parallel"][0] == "invoke_agent inner"
+    assert seen["invoke_agent inner"][0] == "step.1.inner"
     assert "cost.total_usd" not in seen["orchestration.parallel"][2]

@@ -627,7 +627,7 @@ def test_its_spans_count_steps_and_new_plans() -> None:
     assert ran.returncode == 0, ran.stderr
     seen = {name: rest for name, *rest in json.loads(ran.stdout)}
     assert seen["orchestration.planning"] == [
-        None, True,
+        "invoke_agent o", True,
         {"pattern": "planning", "orchestrator": "o", "agent_count": 2, "planning.steps": 2, "planning.replans": 1,
          "tokens.total": 0},
     ]  # fmt: skip

@@ -1,0 +1,90 @@
+"""A call of an agent as telemetry sees it: its span `invoke_agent {name}`, its metrics, and what was said in it.
+
+Owns the attributes of that span (GenAI conventions, and aixgo.*). Both runtimes and the server run agents inside it
+(`runtime/entry.py`, above); below it lie spans, metrics and content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+from aixgo.agent import Agent
+from aixgo.call import CallState
+from aixgo.message import Message
+from aixgo.telemetry import content, metrics, spans
+from aixgo.telemetry.spans import Span
+from aixgo.usage import NO_USAGE
+
+
+def watched() -> bool:
+    """Whether calls are to run inside `invocation` at all: without telemetry they need not."""
+    return spans.enabled() or metrics.enabled()
+
+
+class Invocation:
+    """One call while it runs. Say what the agent answered."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def answered(self, reply: Message) -> None:
+        """The agent has replied."""
+        policy = content.captured()
+        if policy is not None and self._span.recording:
+            self._span.set("gen_ai.output.messages", content.messages(policy, [("assistant", reply.text)]))
+
+
+@contextmanager
+def invocation(agent: Agent, message: Message, state: CallState, instance_id: str = "") -> Generator[Invocation]:
+    """Record one call of an agent of this process. `instance_id` says which instance serves it, "" for none.
+
+    Tokens and USD are those of the whole call, everything below it included; the conventions' own names for them stand
+    on LLM calls only, so that whoever adds them up counts each once.
+    """
+    begun = perf_counter()
+    failure: BaseException | None = None
+    metrics.call_began()
+    try:
+        with spans.span(f"invoke_agent {agent.name}", _attributes(agent, state, instance_id)) as span:
+            _ask(span, message)
+            try:
+                yield Invocation(span)
+            finally:
+                _spent(span, state)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        metrics.call_ended(agent.name, failure, perf_counter() - begun)
+
+
+def _attributes(agent: Agent, state: CallState, instance_id: str) -> dict[str, Any]:
+    return {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": agent.name,
+        "gen_ai.conversation.id": state.session_id or None,
+        "aixgo.agent.role": agent.role or None,
+        "aixgo.agent.path": "/".join(state.path),
+        "aixgo.depth": state.depth,
+        "aixgo.instance.id": instance_id or None,
+    }
+
+
+def _ask(span: Span, message: Message) -> None:
+    policy = content.captured()
+    if policy is not None and span.recording:
+        span.set("gen_ai.input.messages", content.messages(policy, [("user", message.text)]))
+
+
+def _spent(span: Span, state: CallState) -> None:
+    usage = state.ledger.usage
+    if usage is NO_USAGE:
+        return
+    span.set("tokens.total", usage.total_tokens)
+    span.set("aixgo.llm_calls", usage.llm_calls)
+    span.set("cost.usd", None if usage.cost_usd is None else float(usage.cost_usd))

@@ -1,0 +1,193 @@
+"""What a process counts: calls, latencies, tokens, cost, retries, and how full it is; at no cost while nobody asks.
+
+Owns the names of all metrics. Like spans, they go to the meter provider that is set in this process, by `setup.py` or
+by the application; while none is, opentelemetry is not even imported. The names `gen_ai.*` and their buckets are those
+of the GenAI conventions. Above: the runtimes, the server, and what measures LLM calls (`llm.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from aixgo.errors import AixgoError, CallCancelled
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+
+Reading = tuple[str, float, Mapping[str, str]]
+"""The name of a gauge, its value now, and what tells it from others of the name."""
+
+AGENT = "gen_ai.agent.name"
+OUTCOME = "aixgo.outcome"
+"""`ok`, or the type of the error."""
+
+CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+GENAI_TOKENS = tuple(4**power for power in range(14))
+COUNTERS = {
+    "aixgo.calls": ("{call}", "Calls that agents of this process ended, by agent and outcome."),
+    "aixgo.remote.attempts": ("{attempt}", "Attempts of calls to other processes, by agent and outcome."),
+    "aixgo.remote.retries": ("{attempt}", "Attempts after which another one followed, by agent and outcome."),
+    "aixgo.llm.tokens": ("{token}", "Tokens of LLM calls, by model and kind."),
+    "aixgo.llm.cost.usd": ("{USD}", "USD of LLM calls whose price is known, by model."),
+    "aixgo.llm.unpriced_calls": ("{call}", "LLM calls whose price is not known, by model."),
+}
+HISTOGRAMS = {
+    "aixgo.call.duration": ("s", "How long calls of agents of this process took.", CALL_SECONDS),
+    "gen_ai.client.operation.duration": ("s", "How long LLM calls took.", GENAI_SECONDS),
+    "gen_ai.client.token.usage": ("{token}", "Tokens of single LLM calls.", GENAI_TOKENS),
+}
+GAUGES = {
+    "aixgo.calls.active": ("{call}", "Calls that agents of this process are at."),
+    "aixgo.server.calls.active": ("{call}", "Calls that came from other processes and have not ended."),
+    "aixgo.server.calls.limit": ("{call}", "How many of those there may be."),
+    "aixgo.agents": ("{agent}", "Agents of this process."),
+    "aixgo.mailbox.depth": ("{message}", "Messages that wait in a mailbox or are out for delivery."),
+    "aixgo.mailbox.dead_letters": ("{message}", "Messages that were given up."),
+    "aixgo.instances": ("{instance}", "Instances of other processes that are known, by state."),
+    "aixgo.channels": ("{channel}", "Connections to other processes that are kept."),
+    "aixgo.registry.instances": ("{instance}", "Instances that this control plane lists, by state."),
+}
+
+
+class Source(Protocol):
+    """Something that has gauges. It is asked from a thread of the exporter's."""
+
+    def readings(self) -> Iterable[Reading]:
+        """The values now."""
+        ...
+
+
+def enabled() -> bool:
+    """Whether a real meter provider is set in this process."""
+    return _instruments() is not None
+
+
+def observe(source: Source) -> None:
+    """Show the gauges of `source` for as long as it lives; nothing while nobody asks for metrics."""
+    instruments = _instruments()
+    if instruments is not None:
+        instruments.observe(source)
+
+
+def call_began() -> None:
+    """An agent of this process began a call; `call_ended` must follow."""
+    instruments = _instruments()
+    if instruments is not None:
+        instruments.active += 1
+
+
+def call_ended(agent: str, error: BaseException | None, seconds: float) -> None:
+    """A call of an agent of this process has ended."""
+    instruments = _instruments()
+    if instruments is not None:
+        instruments.active -= 1
+        instruments.count("aixgo.calls", 1, {AGENT: agent, OUTCOME: outcome(error)})
+        instruments.record("aixgo.call.duration", seconds, {AGENT: agent})
+
+
+def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = False) -> None:
+    """An attempt of a call to another process has ended; `retried`: another one follows."""
+    instruments = _instruments()
+    if instruments is not None:
+        told = {AGENT: agent, OUTCOME: outcome(error)}
+        instruments.count("aixgo.remote.attempts", 1, told)
+        if retried:
+            instruments.count("aixgo.remote.retries", 1, told)
+
+
+def llm_ended(
+    attributes: Mapping[str, Any], tokens: Mapping[str, int], cost: float | None, seconds: float, error: str = ""
+) -> None:
+    """An LLM call has ended, with so many tokens of each kind (`input`, `output`); `cost` None is an unknown one.
+
+    `attributes` are those of its span, of which the conventions' few are kept: each of their values is a time series.
+    """
+    instruments = _instruments()
+    if instruments is None:
+        return
+    model = {key: attributes[key] for key in _OF_LLM if attributes.get(key) is not None}
+    failed = {"error.type": error} if error else {}
+    instruments.record("gen_ai.client.operation.duration", seconds, model | failed)
+    for kind, count in tokens.items():
+        if count:
+            told = model | {"gen_ai.token.type": kind}
+            instruments.record("gen_ai.client.token.usage", count, told)
+            instruments.count("aixgo.llm.tokens", count, told)
+    if cost is None:
+        instruments.count("aixgo.llm.unpriced_calls", 1, model)
+    elif cost:
+        instruments.count("aixgo.llm.cost.usd", cost, model)
+
+
+def outcome(error: BaseException | None) -> str:
+    """`ok`, or the type of a typed error; what is none here, a cancellation, is CallCancelled to callers."""
+    if error is None:
+        return "ok"
+    return type(error).__name__ if isinstance(error, AixgoError) else CallCancelled.__name__
+
+
+_OF_LLM = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.response.model")
+
+
+class _Instruments:
+    """The instruments of one meter provider, and who is asked for gauges."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.active = 0
+        self._sources: list[weakref.ref[Source]] = []
+        self._counters = {
+            name: meter.create_counter(name, unit, description) for name, (unit, description) in COUNTERS.items()
+        }
+        self._histograms = {
+            name: meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=list(bounds))
+            for name, (unit, description, bounds) in HISTOGRAMS.items()
+        }
+        for name, (unit, description) in GAUGES.items():
+            meter.create_observable_gauge(name, [self._callback(name)], unit, description)
+
+    def count(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
+        self._counters[name].add(value, attributes)
+
+    def record(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
+        self._histograms[name].record(value, attributes)
+
+    def observe(self, source: Source) -> None:
+        self._sources = [*(ref for ref in self._sources if ref() is not None), weakref.ref(source)]
+
+    def _callback(self, name: str) -> Any:
+        from opentelemetry.metrics import Observation
+
+        def observed(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value, attributes) for value, attributes in self._values(name)]
+
+        return observed
+
+    def _values(self, name: str) -> Iterator[tuple[float, Mapping[str, str]]]:
+        if name == "aixgo.calls.active":
+            yield self.active, {}
+        totals: dict[tuple[tuple[str, str], ...], float] = {}  # two runtimes of a process may know the same
+        for source in [ref() for ref in self._sources]:
+            for told, value, attributes in () if source is None else source.readings():
+                if told == name:
+                    key = tuple(sorted(attributes.items()))
+                    totals[key] = totals.get(key, 0) + value
+        yield from ((value, dict(key)) for key, value in totals.items())
+
+
+def _instruments() -> _Instruments | None:
+    module = sys.modules.get("opentelemetry.metrics._internal")
+    # The private name, because get_meter_provider() asks the environment every time, and makes a provider of it.
+    provider = None if module is None else getattr(module, "_METER_PROVIDER", None)
+    if provider is None:
+        return None
+    return _instruments_of(cast("MeterProvider", provider))
+
+
+@lru_cache(maxsize=1)
+def _instruments_of(provider: MeterProvider) -> _Instruments:
+    return _Instruments(provider.get_meter("aixgo"))
