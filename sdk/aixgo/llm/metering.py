@@ -19,13 +19,14 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from typing import Any, cast
 
 from aixgo.call import Budget, CallState, current
 from aixgo.errors import InternalError, ProviderError, ProviderTimeout
 from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, SchemaT
-from aixgo.llm.pricing import Price, Prices
+from aixgo.llm.price import Price
+from aixgo.llm.pricing import Prices
 from aixgo.llm.structured import complete_structured
 from aixgo.message import to_json
 from aixgo.telemetry.llm import answered, asked, operation
@@ -48,7 +49,7 @@ class Metered:
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """One completion; its usage is counted and priced. Raises BudgetExceeded, ProviderError."""
-        meter = self._meter(request)
+        meter = await self._meter(request)
         with operation(f"chat {request.model}", self._attributes(meter.request)) as live:
             asked(live, request.messages)
             try:
@@ -59,7 +60,7 @@ class Metered:
 
     async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
         """A completion in pieces; leaving the iteration early counts what came until then."""
-        meter = self._meter(request)
+        meter = await self._meter(request)
         with operation(f"chat {request.model}", self._attributes(meter.request), attach=False) as live:
             asked(live, request.messages)
             try:
@@ -81,8 +82,8 @@ class Metered:
         """Close the client."""
         await self._client.close()
 
-    def _meter(self, request: CompletionRequest) -> _Meter:
-        return _Meter.begin(request, Account(self._prices.find(self.vendor, request.model)))
+    async def _meter(self, request: CompletionRequest) -> _Meter:
+        return _Meter.begin(request, Account(await self._prices.look_up(self.vendor, request.model)))
 
     def _attributes(self, request: CompletionRequest) -> Mapping[str, Any]:
         state = current()
@@ -129,7 +130,8 @@ class Account:
     def reserve(self, most: Usage) -> None:
         """Take what the call may need out of the budget; raises BudgetExceeded."""
         if self.budget is not None:
-            self.reserved = self.budget.reserve(most.total_tokens, self.price.of(most) if self.price else None)
+            usd = self.price.most(most.prompt_tokens, most.completion_tokens) if self.price else None
+            self.reserved = self.budget.reserve(most.total_tokens, usd)
 
     def record(self, usage: Usage, live: Span) -> Usage:
         """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation."""
@@ -203,10 +205,8 @@ def _affordable(wanted: int, prompt: int, budget: Budget, price: Price | None) -
     """How long the completion may be: `wanted`, or what the budget leaves when that is still of use."""
     tokens, usd = budget.left()
     bounds = [wanted] if tokens is None else [wanted, tokens - prompt]
-    if usd is not None and price is not None and price.completion > 0:
-        rest = usd - price.of(Usage(prompt_tokens=prompt))
-        bounds.append(int((rest * 1000 / price.completion).to_integral_value(ROUND_FLOOR)))
-    most = min(bounds)
+    paid = None if usd is None or price is None else price.affordable(prompt, usd)
+    most = min(bounds if paid is None else [*bounds, paid])
     return most if most >= min(wanted, MIN_COMPLETION) else wanted
 
 
