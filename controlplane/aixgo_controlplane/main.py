@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any
 
 import grpc.aio
+from aixgo.config.settings import read_environment
+from aixgo.launch import telemetry_settings
 from aixgo.server.listening import add_health_and_reflection, bind, server_options
+from aixgo.telemetry import metrics
+from aixgo.telemetry.setup import set_up
 from aixgo.v1 import registry_pb2
 from aixgo.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
 
+from aixgo_controlplane.gauges import RegistryGauges
 from aixgo_controlplane.prober import PROBE_INTERVAL, Prober
 from aixgo_controlplane.registry import DEFAULT_LEASE, Registry
 from aixgo_controlplane.service import RegistryService
@@ -38,17 +43,29 @@ async def run_control_plane(
     *,
     lease: float = DEFAULT_LEASE,
     probe_interval: float = PROBE_INTERVAL,
+    variables: Mapping[str, str] | None = None,
     ready: Callable[[str], None] | None = None,
     stop: asyncio.Event,
 ) -> None:
     """Serve the registry on `listen` (host:port, port 0 for a free one) until `stop` is set, then drain.
 
-    `lease` and `probe_interval` are in seconds; `ready` is called once with the address that is served. Raises
-    ConfigError for an address that is none, and WrongState when the port is taken.
+    `lease` and `probe_interval` are in seconds; `ready` is called once with the address that is served. `variables` say
+    where its telemetry goes (default: those of the process). Raises ConfigError for an address that is none, and
+    WrongState when the port is taken.
     """
+    given = read_environment() if variables is None else variables
+    async with set_up(telemetry_settings(None, given, ["control-plane"])):
+        await _serve(listen, lease, probe_interval, ready, stop)
+
+
+async def _serve(
+    listen: str, lease: float, probe_interval: float, ready: Callable[[str], None] | None, stop: asyncio.Event
+) -> None:
     registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
     server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
     add_RegistryServiceServicer_to_server(RegistryService(registry), server)
+    gauges = RegistryGauges(registry)
+    metrics.observe(gauges)
     service = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
     checks = add_health_and_reflection(server, [service])
     address = bind(server, listen)

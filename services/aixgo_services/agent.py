@@ -1,4 +1,4 @@
-"""The process that serves agents of a YAML file: models, runtime and server, wired together.
+"""The process that serves agents of a YAML file: telemetry, models, runtime and server, wired together.
 
 An orchestrator worker is the same process with an orchestration's name. Above: `aixgo serve`.
 """
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aixgo.config.build import build_agents
-from aixgo.launch import make_resources
+from aixgo.launch import make_resources, telemetry_settings
+from aixgo.message import new_id
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.server.server import AgentServer
+from aixgo.telemetry.setup import set_up
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,17 +45,25 @@ async def serve_agents(
     Members that live elsewhere are called there, whatever the deployment's mode. `ready` is called once the server
     listens. Raises ConfigError; WrongState when the port is taken.
     """
-    resources = make_resources(config, variables)
-    try:
-        runtime = DistributedRuntime(control_plane=place.control_plane, connect=config.deployment.connect)
-        for agent in build_agents(config, resources, names):
-            runtime.register(agent)
-        async with runtime:
-            server = AgentServer(
-                runtime, listen=place.listen, advertise=place.advertise, control_plane=place.control_plane
-            )
-            async with server:
+    instance_id = new_id()
+    async with set_up(telemetry_settings(config, variables, names, instance_id)):
+        resources = make_resources(config, variables)
+        try:
+            runtime = DistributedRuntime(control_plane=place.control_plane, connect=config.deployment.connect)
+            for agent in build_agents(config, resources, names):
+                runtime.register(agent)
+            async with runtime, _server(runtime, place, instance_id) as server:
                 ready(server)
                 await stop.wait()
-    finally:
-        await resources.close()
+        finally:
+            await resources.close()
+
+
+def _server(runtime: DistributedRuntime, place: Place, instance_id: str) -> AgentServer:
+    return AgentServer(
+        runtime,
+        listen=place.listen,
+        advertise=place.advertise,
+        control_plane=place.control_plane,
+        instance_id=instance_id,
+    )

@@ -3,8 +3,9 @@
 Owns what passing a call on means: it is no entry of the call tree, so that depth, path, deadline, grant, session and
 trace reach the agent as the caller sent them, and errors, usage and events come back as they are. Limits, deadline,
 Cancel and drain are those of AgentServer (below); finding, balancing and retrying are those of RemoteCalls. It keeps no
-agents and registers nowhere. `wait_for_ready` is an option of the caller's own runtime: a gateway waits for a ready
-instance as long as any caller does without it, 2 s. Above: `aixgo gateway`.
+agents, registers nowhere, and adds no span: there is nothing to tell of it between the caller's and the agent's.
+`wait_for_ready` is an option of the caller's own runtime: a gateway waits for a ready instance as long as any caller
+does without it, 2 s. Above: `aixgo gateway`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aixgo.call import CallState, entered
+from aixgo.config.settings import read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
+from aixgo.launch import telemetry_settings
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import DEFAULT_OPTIONS
 from aixgo.runtime.distributed import DistributedRuntime
@@ -24,6 +27,7 @@ from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import SEND_TIMEOUT
 from aixgo.server.callees import IncomingCall, refused
 from aixgo.server.server import AgentServer, ServerLimits
+from aixgo.telemetry.setup import set_up
 from aixgo.usage import Ledger
 from aixgo.wire.instances import agent_from_proto
 
@@ -88,17 +92,23 @@ async def serve_gateway(
     control_plane: Sequence[str] = (),
     connect: Mapping[str, str] | None = None,
     limits: ServerLimits | None = None,
+    variables: Mapping[str, str] | None = None,
     ready: Callable[[AgentServer], None],
     stop: asyncio.Event,
 ) -> None:
     """Serve the agents that `control_plane` lists, and those of `connect`, at `listen` until `stop`, then drain.
 
-    `ready` is called once it listens; its health is SERVING once a control plane was heard. Raises ConfigError for an
-    address that is none; WrongState when the port is taken.
+    `ready` is called once it listens; its health is SERVING once a control plane was heard. `variables` say where its
+    telemetry goes (default: those of the process). Raises ConfigError for an address that is none; WrongState when the
+    port is taken.
     """
     limits = limits or ServerLimits()
     size = limits.max_message_bytes
-    async with DistributedRuntime(control_plane=control_plane, connect=connect, max_message_bytes=size) as runtime:
+    given = read_environment() if variables is None else variables
+    async with (
+        set_up(telemetry_settings(None, given, ["gateway"])),
+        DistributedRuntime(control_plane=control_plane, connect=connect, max_message_bytes=size) as runtime,
+    ):
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
         async with AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server:
             ready(server)

@@ -23,7 +23,7 @@ from aixgo.runtime.instance import InstanceState
 from aixgo_services.process import AixgoProcess, Child, OnLine, ProcessSpec, Spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from aixgo.config.schema import Config
@@ -69,7 +69,18 @@ def plan(
             arguments = ("serve", str(file), f"--agent={name}", f"--listen=127.0.0.1:{port}")
             told = (*arguments, f"--control-plane={control_plane}", "--with-parent")
             specs.append(ProcessSpec(title, told, stage, (name,), serving))
-    return specs
+    page = Settings.read(environment).metrics_address or config.observability.prometheus
+    return with_metrics_pages(specs, page) if page else specs
+
+
+def with_metrics_pages(specs: Sequence[ProcessSpec], page: str) -> list[ProcessSpec]:
+    """The processes, each with a metrics page of its own: ports from that of `page` up, in their order; 0 stays 0."""
+    host, _, port = page.rpartition(":")
+    pages = (f"{host}:{int(port) + at if int(port) else 0}" for at in range(len(specs)))
+    return [
+        replace(spec, environment={**spec.environment, "AIXGO_METRICS_ADDRESS": own})
+        for spec, own in zip(specs, pages, strict=True)
+    ]
 
 
 def needs_model_server(config: Config, settings: Settings) -> bool:

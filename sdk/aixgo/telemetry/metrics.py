@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -52,6 +52,8 @@ GAUGES = {
     "aixgo.channels": ("{channel}", "Connections to other processes that are kept."),
     "aixgo.registry.instances": ("{instance}", "Instances that this control plane lists, by state."),
 }
+
+_TRIES = 3
 
 
 class Source(Protocol):
@@ -172,11 +174,20 @@ class _Instruments:
             yield self.active, {}
         totals: dict[tuple[tuple[str, str], ...], float] = {}  # two runtimes of a process may know the same
         for source in [ref() for ref in self._sources]:
-            for told, value, attributes in () if source is None else source.readings():
+            for told, value, attributes in () if source is None else _readings(source):
                 if told == name:
                     key = tuple(sorted(attributes.items()))
                     totals[key] = totals.get(key, 0) + value
         yield from ((value, dict(key)) for key, value in totals.items())
+
+
+def _readings(source: Source) -> Sequence[Reading]:
+    for _ in range(_TRIES):
+        try:
+            return list(source.readings())
+        except RuntimeError:  # what it reads changed size meanwhile: the event loop goes on in its own thread
+            continue
+    return []
 
 
 def _instruments() -> _Instruments | None:
