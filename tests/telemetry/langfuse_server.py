@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(404, b"{}", "application/json")
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its name in the standard library
         """Nothing: a test reads what came, not the log."""
 
     def _answer(self, status: int, body: bytes, kind: str) -> None:

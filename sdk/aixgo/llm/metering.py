@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from time import perf_counter
 from typing import Any, cast
 
 from aixgo.call import Budget, CallState, current
@@ -153,6 +154,8 @@ class _Meter:
     request: CompletionRequest
     account: Account
     received: list[str] = field(default_factory=list[str])
+    begun: float = field(default_factory=perf_counter)
+    speaks: bool = False
 
     @classmethod
     def begin(cls, request: CompletionRequest, account: Account) -> _Meter:
@@ -165,6 +168,9 @@ class _Meter:
         return cls(request, account)
 
     def take(self, chunk: Chunk, live: Span) -> Chunk:
+        if chunk.text and not self.speaks:
+            self.speaks = True
+            live.set("gen_ai.response.time_to_first_chunk", perf_counter() - self.begun)
         self.received.append(chunk.text)
         return chunk if chunk.completion is None else replace(chunk, completion=self.settle(chunk.completion, live))
 
@@ -213,6 +219,9 @@ def _affordable(wanted: int, prompt: int, budget: Budget, price: Price | None) -
 def _describe(usage: Usage, live: Span) -> None:
     live.set("gen_ai.usage.input_tokens", usage.prompt_tokens)
     live.set("gen_ai.usage.output_tokens", usage.completion_tokens)
+    live.set("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens or None)
+    live.set("gen_ai.usage.cache_creation.input_tokens", usage.cache_write_tokens or None)
+    live.set("gen_ai.usage.reasoning.output_tokens", usage.reasoning_tokens or None)
     live.set("tokens.prompt", usage.prompt_tokens)
     live.set("tokens.completion", usage.completion_tokens)
     live.set("tokens.total", usage.total_tokens)

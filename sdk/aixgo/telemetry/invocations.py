@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from aixgo.agent import Agent
 from aixgo.call import CallState
@@ -17,6 +17,9 @@ from aixgo.message import Message
 from aixgo.telemetry import content, metrics, spans
 from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE
+
+MAX_LABEL, MAX_TAGS = 200, 20
+"""Characters of a user's id or of one tag, and tags of one message; Langfuse takes no longer ones."""
 
 
 def watched() -> bool:
@@ -50,7 +53,7 @@ def invocation(agent: Agent, message: Message, state: CallState, instance_id: st
     failure: BaseException | None = None
     metrics.call_began()
     try:
-        with spans.span(f"invoke_agent {agent.name}", _attributes(agent, state, instance_id)) as span:
+        with spans.span(f"invoke_agent {agent.name}", _attributes(agent, message, state, instance_id)) as span:
             _ask(span, message)
             try:
                 yield Invocation(span)
@@ -63,16 +66,23 @@ def invocation(agent: Agent, message: Message, state: CallState, instance_id: st
         metrics.call_ended(agent.name, failure, perf_counter() - begun)
 
 
-def _attributes(agent: Agent, state: CallState, instance_id: str) -> dict[str, Any]:
+def _attributes(agent: Agent, message: Message, state: CallState, instance_id: str) -> dict[str, Any]:
+    user, tags = message.metadata.get("user_id"), message.metadata.get("trace_tags")
     return {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.agent.name": agent.name,
         "gen_ai.conversation.id": state.session_id or None,
+        spans.USER: user[:MAX_LABEL] if isinstance(user, str) else None,
+        "aixgo.trace_tags": _labels(cast("list[Any]", tags)) if isinstance(tags, list) else None,
         "aixgo.agent.role": agent.role or None,
         "aixgo.agent.path": "/".join(state.path),
         "aixgo.depth": state.depth,
         "aixgo.instance.id": instance_id or None,
     }
+
+
+def _labels(tags: list[Any]) -> list[str]:
+    return [tag[:MAX_LABEL] for tag in tags[:MAX_TAGS] if isinstance(tag, str)]
 
 
 def _ask(span: Span, message: Message) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from aixgo.errors import ConfigError
 from aixgo.telemetry.secrets import scrub
 
 if TYPE_CHECKING:
-    from langfuse import Langfuse
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from pydantic import SecretStr
 
@@ -98,10 +97,10 @@ def begin_langfuse(telemetry: Telemetry, settings: LangfuseSettings) -> None:
     quiet.__enter__()
     telemetry.on_close(lambda: quiet.__exit__(None, None, None))
     gate = _Gate()
-    client = _client(provider, settings, gate)
+    end = _connect(provider, settings, gate)
     telemetry.on_close(lambda: _clients().pop(settings.public_key, None))
     telemetry.on_close(gate.close)
-    telemetry.on_flush(client.shutdown)
+    telemetry.on_flush(end)
 
 
 class _Gate:
@@ -121,16 +120,20 @@ class _Gate:
         return self._open and ((scope is not None and scope.name == "aixgo") or is_default_export_span(span))
 
 
-def _client(provider: TracerProvider, settings: LangfuseSettings, gate: _Gate) -> Langfuse:
+def _connect(provider: TracerProvider, settings: LangfuseSettings, gate: _Gate) -> Callable[[], None]:
+    """Make the client. What is returned delivers what it still has and ends it; it may block."""
+    import httpx  # comes with langfuse
     from langfuse import Langfuse  # 2 s
 
     from aixgo.telemetry.observations import ContextOfCalls, langfuse_exporter  # see above
 
+    http = httpx.Client(timeout=REQUEST_TIMEOUT)
     client = Langfuse(
         public_key=settings.public_key,
         secret_key=settings.secret_key.get_secret_value(),
         base_url=settings.host,
         timeout=REQUEST_TIMEOUT,
+        httpx_client=http,
         environment=settings.environment or None,
         release=settings.release or None,
         tracer_provider=provider,
@@ -138,7 +141,12 @@ def _client(provider: TracerProvider, settings: LangfuseSettings, gate: _Gate) -
         should_export_span=gate.lets_through,
     )
     provider.add_span_processor(ContextOfCalls(client))
-    return client
+
+    def end() -> None:
+        client.shutdown()
+        http.close()  # which the client leaves open
+
+    return end
 
 
 def _check_installed() -> None:

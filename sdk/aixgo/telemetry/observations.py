@@ -33,6 +33,7 @@ from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from aixgo.call import current
 from aixgo.telemetry.scores import COMMENT, QUALITY
+from aixgo.telemetry.spans import USER
 
 if TYPE_CHECKING:
     from langfuse import Langfuse
@@ -94,12 +95,14 @@ class ObservationExporter(SpanExporter):
         """The same span with other attributes; spans are shared with the other exporters and stay as they are."""
         scope = span.instrumentation_scope
         ours = scope is not None and scope.name == "aixgo"
+        own: Attributes = observation(span) if ours else span.attributes or {}
+        tags = (*self._common.get(Names.TRACE_TAGS, ()), *own.get("aixgo.trace_tags", ()))
         return ReadableSpan(
             name=span.name,
             context=span.context,
             parent=span.parent,
             resource=span.resource,
-            attributes={**self._common, **(observation(span) if ours else span.attributes or {})},
+            attributes={**self._common, **own, **({Names.TRACE_TAGS: tags} if tags else {})},
             events=span.events,
             links=span.links,
             kind=span.kind,
@@ -124,11 +127,11 @@ class ContextOfCalls(SpanProcessor):
         own = span.attributes or {}
         state = current()
         session = own.get("gen_ai.conversation.id") or (state.session_id if state else "") or above.get("session.id")
-        user = own.get("user.id") or above.get("user.id") or baggage.get_baggage("user.id", parent_context)
+        user = own.get(USER) or above.get(USER) or baggage.get_baggage(USER, parent_context)
         if session:
             span.set_attribute("session.id", str(session)[:MAX_ID])
         if user:
-            span.set_attribute("user.id", str(user)[:MAX_ID])
+            span.set_attribute(USER, str(user)[:MAX_ID])
 
     def on_end(self, span: ReadableSpan) -> None:
         context, found = span.context, span.attributes or {}

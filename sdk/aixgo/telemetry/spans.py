@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["internal", "client", "server", "consumer"]
 _SCOPE = "aixgo"
+USER = "user.id"
+"""The attribute that says on whose behalf a call is made. As W3C baggage it reaches the spans of other processes."""
 _NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 _MAX_DESCRIPTION = 500
 
@@ -189,7 +191,7 @@ def _recorded(
     live = _LiveSpan(otel)
     try:
         if attach:
-            with _within(trace.set_span_in_context(otel)):
+            with _within(_inside(otel, attributes.get(USER))):
                 yield live
         else:
             yield live
@@ -200,6 +202,14 @@ def _recorded(
         raise
     finally:
         otel.end()
+
+
+def _inside(span: trace.Span, user: str | None) -> Context:
+    """The context of what happens inside a span."""
+    from opentelemetry import baggage, trace
+
+    context = trace.set_span_in_context(span)
+    return context if user is None else baggage.set_baggage(USER, user, context)
 
 
 @contextmanager

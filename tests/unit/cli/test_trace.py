@@ -27,6 +27,7 @@ from aixgo_services.cli.trace import show_traced
 
 from tests.integration.serving import served
 from tests.support import start_registry
+from tests.telemetry.fleets import listed
 
 MESH = """\
 version: 2
@@ -158,6 +159,7 @@ def fleet(mesh: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         monkeypatch.setenv("AIXGO_DEPLOYMENT_MODE", "distributed")
         for agents in (["upper", "fails"], ["never", "echo"], ["race"], ["chain", "broken"]):
             stack.enter_context(served(mesh, agents))
+        asyncio.run(listed(plane, ["upper", "fails", "never", "echo", "race", "chain", "broken"]))
         yield
 
 
