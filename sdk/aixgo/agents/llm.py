@@ -19,6 +19,7 @@ from aixgo.errors import ConfigError
 from aixgo.events import Delta, Event, Result
 from aixgo.imports import find_object
 from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, Completion, CompletionRequest
+from aixgo.llm.images import images_of
 from aixgo.llm.models import Models
 from aixgo.message import Message
 from aixgo.sessions.contract import SessionStore
@@ -46,10 +47,11 @@ class LLMAgent(ReadyAgent):
 
     The reply's payload is the text, or with `response: my_pkg.models:Ticket` a JSON object that validates as that
     pydantic model. A request may bring the JSON schema to answer by, the conversation before it, and agents to hand
-    over to (`turns.py` says in which metadata). With a `session_id` the agent remembers (`memory.py` says when): the
-    model sees the newest turns of the session, and the exchange is written once the answer is whole. Metadata: `model`,
-    `stop_reason`; `handoff_to` and `handoff_reason` when the model hands over. Raises ProviderError, BudgetExceeded,
-    InvalidInput, MessageTooLarge, SessionLost, SessionStoreUnavailable; the constructor ConfigError.
+    over to (`turns.py` says in which metadata), and images to look at (`llm/images.py` says how). With a `session_id`
+    the agent remembers (`memory.py` says when): the model sees the newest turns of the session, and the exchange is
+    written once the answer is whole. Metadata: `model`, `stop_reason`; `handoff_to` and `handoff_reason` when the model
+    hands over. Raises ProviderError, BudgetExceeded, InvalidInput, MessageTooLarge, SessionLost,
+    SessionStoreUnavailable; the constructor ConfigError.
     """
 
     role = "llm"
@@ -110,7 +112,12 @@ class LLMAgent(ReadyAgent):
             turns += [ChatMessage("user", example.input), ChatMessage("assistant", example.output)]
         offer = handoff_offer(message)
         return CompletionRequest(
-            (*turns, *history(self.name, message), *recollection.turns, ChatMessage("user", message.text)),
+            (
+                *turns,
+                *history(self.name, message),
+                *recollection.turns,
+                ChatMessage("user", message.text, images=images_of(message)),
+            ),
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,
             stop=self.config.stop,

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from aixgo.errors import InvalidInput
 from aixgo.usage import NO_USAGE, Usage
 
 Speaker = Literal["system", "user", "assistant", "tool"]
@@ -20,6 +21,11 @@ StopReason = Literal["stop", "length", "tool_calls", "refused", "other"]
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 DEFAULT_MAX_TOKENS = 1024
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+"""What both OpenAI and Anthropic document; Gemini takes all but GIF, and says so."""
+MAX_IMAGE_BYTES = 5_000_000
+"""Of one image: Anthropic's limit, the lowest."""
+MAX_IMAGE_URL = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +35,46 @@ class ToolUse:
     id: str
     name: str
     arguments: Mapping[str, Any]
+    reasoning: str = field(default="", repr=False)
+    """What led to it, as the vendor wants it back with this turn: sealed, `vendor:...`; other vendors leave it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture to show to a model: its bytes and their media type, or the address where the vendor finds it.
+
+    Raises InvalidInput for a picture that no vendor takes.
+    """
+
+    data: bytes = field(default=b"", repr=False)
+    media_type: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.data) == bool(self.url):
+            raise InvalidInput("an image has either `data` or `url`")
+        if self.media_type not in IMAGE_TYPES and (self.data or self.media_type):
+            raise InvalidInput(
+                f"`media_type` of an image is {self.media_type!r}; it is one of {', '.join(IMAGE_TYPES)}"
+            )
+        if len(self.data) > MAX_IMAGE_BYTES:
+            raise InvalidInput(f"an image has {len(self.data)} bytes and {MAX_IMAGE_BYTES} are allowed; scale it down")
+        if self.url and not (self.url.startswith(("https://", "http://")) and len(self.url) <= MAX_IMAGE_URL):
+            raise InvalidInput(f"`url` of an image is an http(s) address of at most {MAX_IMAGE_URL} characters")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn of a conversation with a model. `tool_call_id` is the use that a `tool` turn answers."""
+    """One turn of a conversation with a model. `tool_call_id` is the use that a `tool` turn answers.
+
+    `images` are shown to the model with the text, in turns of the user.
+    """
 
     role: Speaker
     content: str
     tool_uses: Sequence[ToolUse] = ()
     tool_call_id: str = ""
+    images: Sequence[Image] = ()
 
 
 @dataclass(frozen=True, slots=True)

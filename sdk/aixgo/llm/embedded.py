@@ -140,7 +140,8 @@ class EmbeddedClient:
             if self._client is None:
                 if not self._url:
                     self._served = await asyncio.to_thread(_load, self._directory)
-                self._client = OpenAIClient(Endpoint("local", self._url or cast("ServedModel", self._served).base_url))
+                url = self._url or cast("ServedModel", self._served).base_url
+                self._client = OpenAIClient(Endpoint("local", url, images=False))
         return self._client
 
 

@@ -1,93 +1,41 @@
-"""From a model's name to the provider or the embedder that answers: `vendor/model`, metered, one client a vendor.
+"""From a model's name to the provider or the embedder that answers: `vendor/model`, one client a vendor.
 
-Owns the table of vendors and their settings. The environment is read in one place, `ModelSettings.from_environment`.
-Above: the agents.
+Owns what stands around a vendor's client: metering, and above it retries and the vendor's limits. Below: `vendors.py`
+and the clients, whose SDKs are loaded with the first request. Above: the agents.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from aixgo.errors import ConfigError
+from aixgo.llm.anthropic import AnthropicClient
 from aixgo.llm.chat import Chat
 from aixgo.llm.contract import Client, Provider
 from aixgo.llm.embedded import EmbeddedClient, check_embedded
 from aixgo.llm.embeddings import Embedder, EmbeddingClient, MeteredEmbedder, WordsClient
+from aixgo.llm.gemini import GeminiClient
+from aixgo.llm.limits import Gate, VendorLimits
 from aixgo.llm.metering import Metered
 from aixgo.llm.minilm import MiniLMClient
-from aixgo.llm.openai import Endpoint, OpenAIClient
+from aixgo.llm.openai import OpenAIClient
 from aixgo.llm.pricing import Price, Prices
+from aixgo.llm.retrying import Retrying, RetryingEmbeddings, Sleep, Tries
 from aixgo.llm.scripted import ScriptedClient, ScriptedModel
+from aixgo.llm.vendors import NO_EMBEDDINGS, VENDORS, ModelSettings, endpoint_of
 from aixgo.names import nearest
 
-LATER = {"anthropic": "Anthropic", "gemini": "Google Gemini"}
-"""Vendors that the design names and that are not built yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Vendor:
-    """How a vendor of the OpenAI format is reached when nobody says otherwise."""
-
-    base_url: str
-    url_env: str
-    key_env: str = ""
-    native_schema: bool = True
-    limit_name: str = "max_tokens"
-
-
-_OPENAI_FORMAT: Mapping[str, _Vendor] = {
-    "openai": _Vendor(
-        "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY", limit_name="max_completion_tokens"
-    ),
-    "xai": _Vendor("https://api.x.ai/v1", "XAI_BASE_URL", "XAI_API_KEY"),
-    "deepseek": _Vendor("https://api.deepseek.com/v1", "DEEPSEEK_BASE_URL", "DEEPSEEK_API_KEY", native_schema=False),
-    "ollama": _Vendor("http://localhost:11434/v1", "OLLAMA_HOST"),
-}
-
-VENDORS = (*_OPENAI_FORMAT, "local", "test")
-"""Vendors that work today."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """Keys and addresses of the vendors.
-
-    `keys` and `urls` are by vendor. `local_url` is the base URL of another process that serves the embedded model, so
-    that nothing is loaded here; `model_dir` is where its weights lie (default: the user's cache).
-    """
-
-    keys: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr])
-    urls: Mapping[str, str] = field(default_factory=dict[str, str])
-    local_url: str = ""
-    model_dir: Path | None = None
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> ModelSettings:
-        """The settings that environment variables give: OPENAI_API_KEY, OPENAI_BASE_URL, XAI_API_KEY,
-        DEEPSEEK_API_KEY, OLLAMA_HOST, AIXGO_LOCAL_MODEL_URL, AIXGO_MODEL_DIR, ...
-        """
-        given = os.environ if environment is None else environment
-        vendors = _OPENAI_FORMAT.items()
-        model_dir = given.get("AIXGO_MODEL_DIR")
-        return cls(
-            keys={name: SecretStr(given[vendor.key_env]) for name, vendor in vendors if given.get(vendor.key_env)},
-            urls={name: _base_url(given[vendor.url_env]) for name, vendor in vendors if given.get(vendor.url_env)},
-            local_url=given.get("AIXGO_LOCAL_MODEL_URL", ""),
-            model_dir=Path(model_dir) if model_dir else None,
-        )
+__all__ = ["VENDORS", "ModelSettings", "Models"]
 
 
 class Models:
     """Where agents get their models. One for a process; `close` it at the end.
 
     `scripted` are the models of tests, by the name after `test/`; `prices` are the user's own, by `model` or
-    `vendor/model`; `folder` is where relative paths of scripts (`test/script:PATH`) begin. Without `settings` the
-    environment is read.
+    `vendor/model`; `folder` is where relative paths of scripts (`test/script:PATH`) begin; `sleep` waits before a
+    request is tried again. Without `settings` the environment is read.
     """
 
     def __init__(
@@ -97,12 +45,15 @@ class Models:
         scripted: Mapping[str, ScriptedModel] | None = None,
         prices: Mapping[str, Price] | None = None,
         folder: Path | None = None,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._settings = ModelSettings.from_environment() if settings is None else settings
         self._scripted = ScriptedClient(scripted, folder)
         self._prices = Prices(prices)
-        self._providers: dict[str, Metered] = {}
+        self._providers: dict[str, Provider] = {}
         self._embedding: dict[str, EmbeddingClient] = {}
+        self._gates: dict[str, Gate] = {}
+        self._sleep = sleep
 
     def provider(self, name: str) -> tuple[Provider, str]:
         """The metered provider of `vendor/model`, and the vendor's own name of the model.
@@ -111,7 +62,7 @@ class Models:
         """
         vendor, model = _parts(name, "local/smollm2-135m")
         if vendor not in self._providers:
-            self._providers[vendor] = Metered(self._client(vendor), self._prices)
+            self._providers[vendor] = self._provider(vendor)
         if vendor == "test":
             self._scripted.check(model)
         elif vendor == "local":
@@ -149,29 +100,31 @@ class Models:
             return self._scripted
         if vendor == "local":
             return EmbeddedClient(self._settings.local_url, self._settings.model_dir)
-        return self._openai_format(vendor)
+        endpoint = endpoint_of(vendor, self._settings)
+        if vendor == "anthropic":
+            return AnthropicClient(endpoint)
+        if vendor == "gemini":
+            return GeminiClient(endpoint)
+        return OpenAIClient(endpoint)
 
     def _embedding_client(self, vendor: str) -> EmbeddingClient:
         if vendor == "test":
             return WordsClient()
         if vendor == "local":
             return MiniLMClient()
-        return self._openai_format(vendor)
+        if vendor in NO_EMBEDDINGS:
+            raise ConfigError(f"{vendor}/ has no embeddings here; use local/minilm, or openai/text-embedding-3-small")
+        return RetryingEmbeddings(OpenAIClient(endpoint_of(vendor, self._settings)), self._tries(vendor))
 
-    def _openai_format(self, vendor: str) -> OpenAIClient:
-        if vendor in LATER:
-            raise ConfigError(f"models of {LATER[vendor]} ({vendor}/...) are not supported yet; use one of {VENDORS}")
-        if vendor not in _OPENAI_FORMAT:
-            raise ConfigError(f"there is no model vendor {vendor!r}; {nearest(vendor, VENDORS)}")
-        return OpenAIClient(self._endpoint(vendor))
+    def _provider(self, vendor: str) -> Provider:
+        metered = Metered(self._client(vendor), self._prices)
+        # Scripts say themselves what fails and how often.
+        return metered if vendor == "test" else Retrying(metered, self._tries(vendor))
 
-    def _endpoint(self, name: str) -> Endpoint:
-        vendor, url = _OPENAI_FORMAT[name], self._settings.urls.get(name)
-        key = self._settings.keys.get(name)
-        # Servers that only speak the format often want no key, and know the older parameter alone.
-        key_env = "" if name == "openai" and url else vendor.key_env
-        limit_name = "max_tokens" if url else vendor.limit_name
-        return Endpoint(name, url or vendor.base_url, key, key_env, vendor.native_schema, limit_name)
+    def _tries(self, vendor: str) -> Tries:
+        if vendor not in self._gates:
+            self._gates[vendor] = Gate(vendor, self._settings.limits.get(vendor, VendorLimits()))
+        return Tries(self._gates[vendor], sleep=self._sleep)
 
 
 def _parts(name: str, example: str) -> tuple[str, str]:
@@ -179,9 +132,3 @@ def _parts(name: str, example: str) -> tuple[str, str]:
     if not slash or not model:
         raise ConfigError(f"model {name!r} is not of the form vendor/model, for example {example}")
     return vendor, model
-
-
-def _base_url(url: str) -> str:
-    """OLLAMA_HOST is often just host:port."""
-    url = url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
-    return url if url.count("/") > 2 else f"{url}/v1"

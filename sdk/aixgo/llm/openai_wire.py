@@ -5,15 +5,17 @@ Pure mapping, no I/O, and nothing of the `openai` package is needed at run time.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from aixgo.errors import InvalidCompletion, InvalidMessage
-from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, StopReason, TokenChoice, ToolUse
+from aixgo.errors import InvalidCompletion
+from aixgo.llm.arguments import tool_use
+from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, Image, StopReason, TokenChoice, ToolUse
 from aixgo.llm.embeddings import Embedded
 from aixgo.llm.structured import instruction
-from aixgo.message import from_json, to_json
+from aixgo.message import to_json
 from aixgo.usage import NO_USAGE, Usage
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def completion(answer: ChatCompletion) -> Completion:
         answer.model,
         spent,
         "refused" if choice.message.refusal else _stop_reason(choice.finish_reason),
-        tuple(_tool_use(spent, call.id, call.function.name, call.function.arguments) for call in calls),
+        tuple(tool_use(spent, call.id, call.function.name, call.function.arguments) for call in calls),
         _tokens(choice.logprobs),
     )
 
@@ -111,7 +113,7 @@ class StreamedAnswer:
 
     def completion(self) -> Completion:
         """The whole; raises InvalidCompletion when a tool call's arguments are broken."""
-        uses = tuple(_tool_use(self.usage, *parts) for _, parts in sorted(self._calls.items()))
+        uses = tuple(tool_use(self.usage, *parts) for _, parts in sorted(self._calls.items()))
         return Completion("".join(self.texts), self.model, self.usage, self._reason, uses)
 
     def _take(self, delta: ChoiceDelta) -> str:
@@ -132,11 +134,19 @@ class StreamedAnswer:
 
 def _turn(turn: ChatMessage) -> dict[str, Any]:
     made: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.images:
+        text = [{"type": "text", "text": turn.content}] if turn.content else []
+        made["content"] = [*text, *(_image(image) for image in turn.images)]
     if turn.tool_call_id:
         made["tool_call_id"] = turn.tool_call_id
     if turn.tool_uses:
         made["tool_calls"] = [_call(use) for use in turn.tool_uses]
     return made
+
+
+def _image(image: Image) -> dict[str, Any]:
+    url = image.url or f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _call(use: ToolUse) -> dict[str, Any]:
@@ -160,22 +170,6 @@ def _closed(node: Any) -> bool:
         is_open = part.get("type") == "object" and part.get("additionalProperties") is not False
         return not is_open and all(_closed(value) for value in part.values())
     return not isinstance(node, list) or all(_closed(item) for item in cast("list[Any]", node))
-
-
-def _tool_use(spent: Usage, id_: str, name: str, arguments: str) -> ToolUse:
-    try:
-        parsed = from_json(arguments.encode()) if arguments else {}
-    except InvalidMessage as error:
-        raise _broken_call(spent, name, str(error)) from error
-    if not isinstance(parsed, dict):
-        raise _broken_call(spent, name, "they are no JSON object")
-    return ToolUse(id_, name, parsed)
-
-
-def _broken_call(spent: Usage, name: str, why: str) -> InvalidCompletion:
-    broken = InvalidCompletion(f"the model calls tool {name!r} with arguments that cannot be used: {why}")
-    broken.usage = spent
-    return broken
 
 
 def _tokens(logprobs: Any) -> Sequence[TokenChoice]:

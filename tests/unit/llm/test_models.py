@@ -25,7 +25,7 @@ def models(**replies: Scripted) -> Models:
     [
         ("gpt-4", "vendor/model"),
         ("opnai/gpt-4", "did you mean 'openai'"),
-        ("anthropic/claude", "not supported yet"),
+        ("antropic/claude", "did you mean 'anthropic'"),
         ("local/smollm2", "did you mean 'smollm2-135m'"),
     ],
 )

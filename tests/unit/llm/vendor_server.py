@@ -1,4 +1,7 @@
-"""A small server that speaks the OpenAI chat format, answering each request with the next handler."""
+"""A small HTTP server in a vendor's place, answering each request with the next handler; and the OpenAI chat format.
+
+`tests/vendors/` has the formats of the others.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,9 @@ class Exchange:
         self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         await self.writer.drain()
 
-    async def send(self, piece: Any) -> None:
-        data = f"data: {piece if isinstance(piece, str) else json.dumps(piece)}\n\n".encode()
+    async def send(self, piece: Any, event: str = "") -> None:
+        head = f"event: {event}\n" if event else ""
+        data = f"{head}data: {piece if isinstance(piece, str) else json.dumps(piece)}\n\n".encode()
         self.writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         await self.writer.drain()
 

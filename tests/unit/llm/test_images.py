@@ -1,0 +1,67 @@
+"""Images that come with a message, to the role llm and its model."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from aixgo import Message, errors
+from aixgo.agents.llm import LLMAgent
+from aixgo.config.spec import AgentSpec
+from aixgo.llm.contract import MAX_IMAGE_BYTES, Image
+from aixgo.llm.images import MAX_IMAGES, images_of
+from aixgo.testing import ScriptedModel, running, scripted_models
+from hypothesis import given
+from hypothesis import strategies as st
+
+PNG = {"media_type": "image/png", "data": b64encode(b"png").decode()}
+URL = {"url": "https://example.com/a.jpg"}
+
+
+async def test_the_role_llm_shows_the_images_of_a_message_to_its_model():
+    model = ScriptedModel(["a cat"])
+    agent = LLMAgent(AgentSpec(name="a", role="llm", model=("test/m",)), models=scripted_models(m=model))
+    async with running(agent) as runtime:
+        reply = await runtime.call("a", Message("what is it?", {"images": [PNG, URL]}))
+    assert reply.payload == "a cat"
+    assert model.requests[0].messages[-1].images == (Image(b"png", "image/png"), Image(url=URL["url"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("x", "pass a list of images"),
+        ([URL] * (MAX_IMAGES + 1), "21 images and 20 are allowed"),
+        (["x"], r"metadata.images.0: an image is an object"),
+        ([URL, {}], r"metadata.images.1: an image is an object"),
+        ([{**URL, "alt": "x"}], "an image is an object of texts"),
+        ([{**PNG, "data": 1}], "an image is an object of texts"),
+        ([{**PNG, **URL}], "either `data` or `url`"),
+        ([{"media_type": "image/png"}], "either `data` or `url`"),
+        ([{**PNG, "data": "%%"}], "no base64"),
+        ([{**PNG, "media_type": "image/tiff"}], "one of image/png"),
+        ([{"data": PNG["data"]}], "one of image/png"),
+        ([{**PNG, "data": b64encode(b"x" * (MAX_IMAGE_BYTES + 1)).decode()}], "scale it down"),
+        ([{"url": "file:///etc/passwd"}], "http"),
+        ([{"url": "https://x/" + "y" * 3000}], "at most 2048"),
+    ],
+)
+def test_an_image_that_cannot_be_shown_is_refused_with_its_place(given: Any, told: str):
+    with pytest.raises(errors.InvalidInput, match=told):
+        images_of(Message("x", {"images": given}))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_whatever_comes_is_read_or_refused(given: Any):
+    with suppress(errors.InvalidInput):
+        assert len(images_of(Message("x", {"images": given}))) == len(given or ())
+
+
+def test_the_bytes_of_an_image_are_not_shown():
+    assert "png'" not in repr(Image(b"secret-png", "image/jpeg"))
