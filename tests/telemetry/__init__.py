@@ -1,1 +1,0 @@
-"""Telemetry as those receive it who collect it."""

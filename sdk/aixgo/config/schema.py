@@ -225,6 +225,9 @@ class ObservabilitySpec(_Section):
     otlp: CollectorUrl | None = Field(
         default=None, description="URL of a collector: http://host:4317 is gRPC, http://host:4318 HTTP."
     )
+    protocol: Literal["grpc", "http/protobuf"] | None = Field(
+        default=None, description="How it is spoken to, where neither the port nor a path says it."
+    )
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="Sent to the collector: a vendor's key.")
     sample: float = Field(default=1.0, ge=0, le=1, description="The share of traces that are kept.")
     console: bool = Field(default=False, description="Spans to stderr, for a look at them.")

@@ -118,7 +118,7 @@ class TelemetrySettings:
         resource = environment.pairs("OTEL_RESOURCE_ATTRIBUTES")
         return cls(
             otlp=otlp,
-            protocol=environment.protocol(),
+            protocol=environment.protocol() or (spec.protocol if spec else None),
             traces_url=environment.url("traces"),
             metrics_url=environment.url("metrics"),
             no_traces=environment.sends_none("traces"),
