@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aixgo import Agent, AgentSpec, DistributedRuntime, LocalRuntime, Message, Sequential, agent
 from aixgo import record_score as score
@@ -24,6 +25,7 @@ from aixgo.telemetry.langfuse import LangfuseSettings
 from aixgo.telemetry.settings import TelemetrySettings
 from aixgo.telemetry.setup import Telemetry, set_up
 from aixgo.usage import Usage
+from opentelemetry.sdk.trace import TracerProvider
 from pydantic import SecretStr
 
 from tests.integration.serving import served
@@ -278,6 +280,40 @@ async def test_a_process_can_be_set_up_for_langfuse_again(server: LangfuseServer
         async with begin(server), local(writer()) as runtime:
             await runtime.call("writer", SAID)
         assert len(server.of_type("generation")) == count
+
+
+async def test_it_shares_a_tracer_provider_that_was_there_and_leaves_it_as_it_was(server: LangfuseServer):
+    @agent
+    async def judge(message: Message) -> str:
+        score("relevance", 0.75)
+        return message.text
+
+    with langfuse_server() as other:
+        guest = TelemetrySettings(langfuse=LangfuseSettings("pk-lf-guest", SecretStr(SECRET), other.url))
+        async with begin(server) as host, local(judge) as runtime:
+            async with set_up(guest) as telemetry:
+                assert telemetry.tracer_provider is host.tracer_provider
+                await runtime.call("judge", SAID)
+            await runtime.call("judge", SAID)
+        assert (len(server.observations), len(server.scores)) == (2, 2)
+        assert (len(other.observations), len(other.scores)) == (1, 1)
+
+
+async def test_a_client_that_was_made_before_is_left_alone(server: LangfuseServer, caplog: pytest.LogCaptureFixture):
+    langfuse = pytest.importorskip("langfuse")
+    with httpx.Client() as http, langfuse_server() as theirs:
+        client = langfuse.Langfuse(
+            public_key="pk-lf-test",
+            secret_key=SECRET,
+            base_url=theirs.url,
+            tracer_provider=TracerProvider(shutdown_on_exit=False),
+            httpx_client=http,
+        )
+        async with begin(server), local(writer()) as runtime:
+            await runtime.call("writer", SAID)
+        client.shutdown()
+    assert not server.observations
+    assert "a Langfuse client with this public key was made before" in caplog.text
 
 
 async def test_without_keys_it_is_off(server: LangfuseServer, caplog: pytest.LogCaptureFixture):

@@ -107,17 +107,17 @@ class _Gate:
     """Lets spans through until it is closed: a processor cannot be taken from a provider that is not ours."""
 
     def __init__(self) -> None:
-        self._open = True
+        self.open = True
 
     def close(self) -> None:
-        self._open = False
+        self.open = False
 
     def lets_through(self, span: ReadableSpan) -> bool:
         """Ours, and what Langfuse takes by itself: spans of known LLM libraries and of its own SDK."""
         from langfuse import is_default_export_span
 
         scope = span.instrumentation_scope
-        return self._open and ((scope is not None and scope.name == "aixgo") or is_default_export_span(span))
+        return self.open and ((scope is not None and scope.name == "aixgo") or is_default_export_span(span))
 
 
 def _connect(provider: TracerProvider, settings: LangfuseSettings, gate: _Gate) -> Callable[[], None]:
@@ -140,7 +140,7 @@ def _connect(provider: TracerProvider, settings: LangfuseSettings, gate: _Gate) 
         span_exporter=langfuse_exporter(settings, REQUEST_TIMEOUT),
         should_export_span=gate.lets_through,
     )
-    provider.add_span_processor(ContextOfCalls(client))
+    provider.add_span_processor(ContextOfCalls(client, lambda: gate.open))
 
     def end() -> None:
         client.shutdown()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,13 +116,17 @@ class ObservationExporter(SpanExporter):
 class ContextOfCalls(SpanProcessor):
     """Writes the call's session and user onto each span of ours, and makes scores of what `record_score` left there.
 
-    The session is the call's; the user that of the span above it, in another process by W3C baggage.
+    The session is the call's; the user that of the span above it, in another process by W3C baggage. Does nothing when
+    `wanted` says no any more.
     """
 
-    def __init__(self, client: Langfuse) -> None:
+    def __init__(self, client: Langfuse, wanted: Callable[[], bool]) -> None:
         self._client = client
+        self._wanted = wanted
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if not self._wanted():
+            return
         above = _attributes_of(trace.get_current_span(parent_context))
         own = span.attributes or {}
         state = current()
@@ -134,6 +138,8 @@ class ContextOfCalls(SpanProcessor):
             span.set_attribute(USER, str(user)[:MAX_ID])
 
     def on_end(self, span: ReadableSpan) -> None:
+        if not self._wanted():
+            return
         context, found = span.context, span.attributes or {}
         for key, value in found.items():
             dimension = key.removeprefix(QUALITY)

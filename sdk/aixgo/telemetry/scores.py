@@ -13,7 +13,7 @@ from aixgo.telemetry import spans
 
 QUALITY = "quality."
 """What the attribute of a score begins with; the dimension follows."""
-COMMENT = "#comment"
+COMMENT = ".comment"
 """What the attribute of a score's comment ends with."""
 MAX_DIMENSION, MAX_COMMENT = 100, 1000
 """Characters of a dimension's name and of a comment, which is cut."""
