@@ -28,24 +28,21 @@ async def complete_structured(
 ) -> tuple[SchemaT, Completion]:
     """Complete until the answer validates as `schema`, with at most MAX_REPAIRS further attempts.
 
-    The completion returned is the last one; its usage sums up all attempts. Raises InvalidCompletion.
+    The completion returned is the last one; its usage sums up all attempts. Raises InvalidCompletion; at once when the
+    model refuses to answer.
     """
     request = replace(request, schema=strict_schema(schema.model_json_schema()))
     completion = await complete(request)
-    for _ in range(MAX_REPAIRS):
+    for repairs in range(MAX_REPAIRS + 1):
         try:
             return _validated(completion, schema), completion
         except ValidationError as error:
+            if repairs == MAX_REPAIRS or completion.stop_reason == "refused":
+                raise _invalid(request, completion, schema.__name__, error) from error
             request = _ask_again(request, completion, error)
-            repaired = await complete(request)
-            completion = replace(repaired, usage=completion.usage + repaired.usage)
-    try:
-        return _validated(completion, schema), completion
-    except ValidationError as error:
-        raise InvalidCompletion(
-            f"model {completion.model} does not answer as a {schema.__name__} after {MAX_REPAIRS} repairs:"
-            f" {_faults(error)}; it said {completion.text[:_CUT]!r}"
-        ) from error
+        repaired = await complete(request)
+        completion = replace(repaired, usage=completion.usage + repaired.usage)
+    raise AssertionError("the last round returns or raises")
 
 
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +75,23 @@ def _validated(completion: Completion, schema: type[SchemaT]) -> SchemaT:
     return schema.model_validate_json(unfenced(completion.text))
 
 
+def _invalid(
+    request: CompletionRequest, completion: Completion, wanted: str, error: ValidationError
+) -> InvalidCompletion:
+    if completion.stop_reason == "refused":
+        return InvalidCompletion(f"model {completion.model} refuses to answer: {completion.text[:_CUT]!r}")
+    cut = f"; it was cut off, raise max_tokens above {request.max_tokens}" if completion.stop_reason == "length" else ""
+    return InvalidCompletion(
+        f"model {completion.model} does not answer as a {wanted} after {MAX_REPAIRS} repairs:"
+        f" {_faults(error)}; it said {completion.text[:_CUT]!r}{cut}"
+    )
+
+
 def _ask_again(request: CompletionRequest, completion: Completion, error: ValidationError) -> CompletionRequest:
+    fault = "it was cut off; be shorter" if completion.stop_reason == "length" else _faults(error)
     turns = (
         ChatMessage("assistant", completion.text),
-        ChatMessage("user", f"That does not fit: {_faults(error)}. Answer again, with the JSON object only."),
+        ChatMessage("user", f"That does not fit: {fault}. Answer again, with the JSON object only."),
     )
     return replace(request, messages=(*request.messages, *turns))
 

@@ -15,6 +15,7 @@ from aixgo.llm.metering import Metered
 from aixgo.llm.pricing import Price, Prices
 from aixgo.llm.retrying import Backoff, Retrying, RetryingEmbeddings, Tries
 from aixgo.llm.scripted import Reply, Scripted, ScriptedClient, ScriptedModel
+from aixgo.llm.sdk_client import retry_after
 from aixgo.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,3 +149,19 @@ def test_no_wait_goes_beyond_the_deadline_or_below_what_the_vendor_asks(
     assert left is None or wait < left
     assert wait >= (asked or 0)
     assert wait <= 60
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "soon"}, None),
+    ],
+)
+def test_how_long_to_wait_is_read_in_every_form_it_has(headers: dict[str, str], seconds: float | None):
+    assert retry_after(headers, now=60) == seconds
