@@ -22,10 +22,11 @@ from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.pricing import Price
 from aixgo.llm.scripted import Reply, ScriptedModel
 from aixgo.telemetry.langfuse import LangfuseSettings
+from aixgo.telemetry.observations import observation
 from aixgo.telemetry.settings import TelemetrySettings
 from aixgo.telemetry.setup import Telemetry, set_up
 from aixgo.usage import Usage
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from pydantic import SecretStr
 
 from tests.integration.serving import served
@@ -225,6 +226,29 @@ async def test_each_token_is_of_one_kind(server: LangfuseServer):
     check_sums(server.observations, reply.usage)
 
 
+@pytest.mark.parametrize(
+    ("name", "operation", "kind"),
+    [
+        ("chat m", "chat", "generation"),
+        ("embeddings m", "embeddings", "embedding"),
+        ("invoke_agent a", "invoke_agent", "agent"),
+        ("execute_tool t", "execute_tool", "tool"),
+        ("orchestration.router", None, "chain"),
+        ("retrieve", None, "retriever"),
+        ("step.1.a", None, "span"),
+    ],
+)
+def test_each_kind_of_span_has_its_type_and_only_calls_of_vendors_spend(name: str, operation: str | None, kind: str):
+    attributes = {"gen_ai.operation.name": operation, "gen_ai.usage.input_tokens": 7, "cost.usd": 0.5}
+    span = ReadableSpan(name, attributes={key: value for key, value in attributes.items() if value is not None})
+    told = observation(span)
+    assert told["langfuse.observation.type"] == kind
+    spending = kind in ("generation", "embedding")
+    assert (json.loads(told.get("langfuse.observation.cost_details", "{}")) == {"total": 0.5}) is spending
+    assert ("langfuse.observation.usage_details" in told) is spending
+    assert "gen_ai.usage.input_tokens" not in told
+
+
 async def test_a_stream_says_when_its_first_token_came(server: LangfuseServer):
     async with begin(server), local(writer()) as runtime, runtime.stream("writer", SAID) as events:
         async for _ in events:
@@ -322,7 +346,7 @@ async def test_without_keys_it_is_off(server: LangfuseServer, caplog: pytest.Log
     async with opened(loads(MESH), variables=given) as runtime:
         await runtime.call("upper", SAID)
     assert not server.observations
-    assert "Langfuse is asked for and off: LANGFUSE_SECRET_KEY is not set" in caplog.text
+    assert "Langfuse is asked for and off: set LANGFUSE_SECRET_KEY" in caplog.text
 
 
 async def test_keys_alone_send_nothing(server: LangfuseServer):

@@ -65,7 +65,7 @@ class LangfuseSettings:
         given = {name: value.strip() for name, value in variables.items() if name.startswith("LANGFUSE_")}
         missing = [name for name in _KEYS if not given.get(name)]
         if missing:
-            _log.warning("Langfuse is asked for and off: %s is not set", " and ".join(missing))
+            _log.warning("Langfuse is asked for and off: set %s", " and ".join(missing))
             return None
         return cls(
             public_key=given[_KEYS[0]],
