@@ -37,20 +37,23 @@ class KnownPrices:
         self._now = now
         self._models: dict[tuple[str, str], ModelInfo | None] = {}
         self._prices: dict[int, tuple[ModelPrice, Price | None]] = {}
-        self.loaded = False
+        self._loaded = False
 
     @property
     def available(self) -> bool:
         """Whether the library is installed."""
         return importlib.util.find_spec("genai_prices") is not None
 
-    def load(self) -> None:
-        """Import the library and its data, which takes most of a second; nothing when it is not installed."""
-        if self.available:
-            from genai_prices.data_snapshot import get_snapshot
+    def must_load(self, vendor: str) -> bool:
+        """Whether `find` for a model of this vendor would import the library."""
+        return not self._loaded and vendor in _PROVIDERS and self.available
 
-            get_snapshot()
-        self.loaded = True
+    def load(self) -> None:
+        """Import the library and its data, which takes most of a second."""
+        from genai_prices.data_snapshot import get_snapshot
+
+        get_snapshot()
+        self._loaded = True
 
     def find(self, vendor: str, model: str) -> Price | None:
         """The price of a model at this time; None when the library does not know it, or does not count in tokens."""

@@ -90,7 +90,7 @@ class Prices:
     async def look_up(self, vendor: str, model: str) -> Price | None:
         """The same without holding up the event loop."""
         found = self._at_hand(vendor, model)
-        if found is None and not self._known.loaded:
+        if found is None and self._known.must_load(vendor):
             await asyncio.to_thread(self._known.load)
         return self.find(vendor, model) if found is None else found
 

@@ -28,14 +28,15 @@ from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Resu
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.telemetry.invocations import Invocation, invocation, watched
-from aixgo.usage import NO_USAGE
+from aixgo.usage import NO_USAGE, Usage
 
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT, READY_POLL = 2.0, 0.02
 """Seconds that a call waits for a ready instance of a known name, and between two looks at an agent's `ready`."""
-CANCEL_GRACE = 0.05
-"""Seconds that work gets to end after it was cancelled; its caller waits no longer."""
+CANCEL_GRACE = 0.12
+"""Seconds that work gets to end after it was cancelled; its caller waits no longer. More than the 100 ms that a
+cancelled call to another process waits to learn what was spent there."""
 MAX_SPENDERS = 10
 """Agents that a BudgetExceeded tells of."""
 T = TypeVar("T")
@@ -155,19 +156,23 @@ async def bounded(work: Coroutine[Any, Any, T], state: CallState) -> T:
         await asyncio.wait({task}, timeout=state.deadline - loop.time())
         if task.done():
             return _outcome(task, state)
-        await cancel_task(task, state.path)
+        await cancel_task(task, state)
     except asyncio.CancelledError:
-        await cancel_task(task, state.path)
+        await cancel_task(task, state)
         raise
     raise past_deadline(state)
 
 
-async def cancel_task(task: asyncio.Task[Any], path: tuple[str, ...]) -> None:
-    """Cancel a task and wait CANCEL_GRACE for its end; one that ignores it is left behind, with a log entry."""
+async def cancel_task(task: asyncio.Task[Any], state: CallState) -> None:
+    """Cancel the task of a call and wait CANCEL_GRACE for its end.
+
+    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete.
+    """
     task.cancel()
     _, pending = await asyncio.wait({task}, timeout=CANCEL_GRACE)
     if pending:
-        log.warning("%s did not stop within %g s of its cancellation", "/".join(path), CANCEL_GRACE)
+        log.warning("%s did not stop within %g s of its cancellation", "/".join(state.path), CANCEL_GRACE)
+        state.ledger.record(Usage(incomplete=True))
         task.add_done_callback(_retrieve)
     else:
         _retrieve(task)

@@ -19,6 +19,7 @@ from aixgo.errors import AixgoError, CallCancelled, InternalError, StreamBroken
 from aixgo.events import Event, Result
 from aixgo.message import Message
 from aixgo.runtime.entry import CANCEL_GRACE, cancel_task, past_deadline, typed
+from aixgo.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class PumpedStream:
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None and not self._task.done():
-            await cancel_task(self._task, self._state.path)
+            await cancel_task(self._task, self._state)
         if not self._done:
             self._finish(CallCancelled("the caller left the stream before its end"))
 
@@ -126,6 +127,7 @@ class PumpedStream:
             self._timer = asyncio.get_running_loop().call_later(CANCEL_GRACE, self._give_up)
 
     def _give_up(self) -> None:
+        self._state.ledger.record(Usage(incomplete=True))
         self._finish(past_deadline(self._state))
 
     def _finish(self, failure: AixgoError | None) -> None:

@@ -19,7 +19,6 @@ from aixgo.usage import Ledger, Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 NIGHT = datetime(2026, 7, 1, 20, tzinfo=UTC)
 TABLE = {
