@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from decimal import Decimal
@@ -30,7 +34,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from pydantic import SecretStr
 
 from tests.integration.serving import served
-from tests.support import seconds_of, start_registry
+from tests.support import STOP, seconds_of, start_registry
 from tests.telemetry.fleets import listed
 from tests.telemetry.langfuse_server import LangfuseServer, Observation, langfuse_server
 
@@ -55,8 +59,20 @@ SECRET = "sk-lf-0123456789abcdef"
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens there: the port of the discard service."""
 SAID = "who knows of the tea in the cellar"
-BOUND = 4.5
-"""Seconds that an end may take: FLUSH_TIMEOUT, and a busy machine's share."""
+JUDGING = """\
+from aixgo import Agent, record_score
+
+
+class Judge(Agent):
+    def __init__(self, spec):
+        self.name, self.role = spec.name, "judge"
+
+    async def execute(self, message):
+        record_score("brevity", 1.0)
+        return message
+"""
+BOUND = 9.0
+"""Seconds that an end may take: FLUSH_TIMEOUT, and a busy machine's share. Left alone the SDK tries for 15 or more."""
 
 
 @pytest.fixture
@@ -368,3 +384,29 @@ def test_settings_are_read_from_langfuses_own_variables():
 def test_a_host_that_is_no_url_is_refused(host: str):
     with pytest.raises(ConfigError, match="LANGFUSE_HOST is"):
         LangfuseSettings.read(keys(host))
+
+
+def test_a_langfuse_that_never_answers_does_not_keep_a_process_from_ending(tmp_path: Path):
+    (tmp_path / "judging.py").write_text(JUDGING)
+    (tmp_path / "mesh.yaml").write_text(
+        "version: 2\nobservability: {langfuse: true}\nagents: [{name: judge, role: 'judging:Judge'}]\n"
+    )
+    command = [sys.executable, "-m", "aixgo_services.cli.main", "run", "mesh.yaml", "-i", "hello"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = os.environ | keys(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                replied = process.stdout.readline()
+                with seconds_of() as watch:
+                    assert process.wait(STOP) == 0
+                log = process.stderr.read()
+            finally:
+                process.kill()
+    assert replied == "hello\n"
+    assert watch.seconds < BOUND
+    assert "Traceback" not in log
+    assert SECRET not in log
