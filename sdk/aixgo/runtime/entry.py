@@ -213,7 +213,7 @@ def _say_who_spent(error: BudgetExceeded, state: CallState) -> None:
         return
     most = sorted(shares.items(), key=lambda share: share[1].held_tokens, reverse=True)[:MAX_SPENDERS]
     error.fields["spent"] = {
-        name: {"tokens": usage.held_tokens, "cost_usd": str(usage.held_usd)} for name, usage in most
+        name: {"tokens": usage.held_tokens, "cost_usd": f"{usage.held_usd:f}"} for name, usage in most
     }
 
 

@@ -83,12 +83,12 @@ def encode_usage(usage: Usage) -> pb.Usage:
         cached_tokens=usage.cached_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         llm_calls=usage.llm_calls,
-        cost_usd="" if usage.cost_usd is None else str(usage.cost_usd),
+        cost_usd="" if usage.cost_usd is None else f"{usage.cost_usd:f}",
         unpriced_calls=usage.unpriced_calls,
         incomplete=usage.incomplete,
         cache_write_tokens=usage.cache_write_tokens,
         unsettled_tokens=usage.unsettled_tokens,
-        unsettled_usd=str(usage.unsettled_usd) if usage.unsettled_usd else "",
+        unsettled_usd=f"{usage.unsettled_usd:f}" if usage.unsettled_usd else "",
     )
 
 
@@ -150,7 +150,7 @@ def encode_grant(budget: Budget) -> pb.Grant:
     if tokens is not None:
         grant.tokens = max(0, tokens)
     if usd is not None:
-        grant.cost_usd = str(max(Decimal(), usd))
+        grant.cost_usd = f"{max(Decimal(), usd):f}"
     return grant
 
 

@@ -6,6 +6,7 @@ Owns the form of `--json` output: a reply is one object, a stream is one object 
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from aixgo.message import Message
     from aixgo.runtime.contract import EventStream
     from aixgo.usage import Usage
+
+_MILLIONTH = Decimal("0.000001")
 
 
 def message_json(message: Message) -> dict[str, Any]:
@@ -38,15 +41,26 @@ def message_json(message: Message) -> dict[str, Any]:
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """Usage as a JSON object; `cost_usd` is a decimal string, or null when no price is known."""
+    """Usage as a JSON object; `cost_usd` is a decimal string, or null when no price is known.
+
+    What stands for nothing in most calls (caches, reasoning, losses) is there where it is something.
+    """
+    rare = {
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "unpriced_calls": usage.unpriced_calls,
+        "unsettled_tokens": usage.unsettled_tokens,
+        "unsettled_usd": f"{usage.unsettled_usd:f}" if usage.unsettled_usd else None,
+    }
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "llm_calls": usage.llm_calls,
-        "cost_usd": None if usage.cost_usd is None else str(usage.cost_usd),
+        "cost_usd": None if usage.cost_usd is None else f"{usage.cost_usd:f}",
         "at_least": usage.at_least,
-    }
+    } | {name: value for name, value in rare.items() if value}
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -80,14 +94,22 @@ def show_reply(message: Message, *, as_json: bool) -> None:
 def show_cost(message: Message) -> None:
     """Print tokens and USD of a reply on stderr, when there were any."""
     usage = message.usage
-    if usage.llm_calls:
-        text = f"{usage.llm_calls} LLM calls, {usage.total_tokens} tokens, {cost_text(usage)}"
+    if usage.llm_calls or usage.incomplete:
+        tokens = f"{'at least ' * usage.incomplete}{usage.total_tokens} tokens"
+        text = f"{usage.llm_calls} LLM calls, {tokens}, {cost_text(usage)}"
+        if usage.unsettled_tokens:
+            text += f"; calls that were lost may have spent {usage.unsettled_tokens} tokens more"
         click.echo(click.style(text, dim=True), err=True)
 
 
 def cost_text(usage: Usage) -> str:
-    """The USD of some usage for people, and whether they are a lower bound."""
-    return "cost unknown" if usage.cost_usd is None else f"{'at least ' * usage.at_least}${usage.cost_usd}"
+    """The USD of some usage for people, to a millionth, and whether they are a lower bound."""
+    if usage.cost_usd is None:
+        return "cost unknown"
+    if 0 < usage.cost_usd < _MILLIONTH and not usage.at_least:
+        return f"less than ${_MILLIONTH}"
+    rounded = f"{usage.cost_usd.quantize(_MILLIONTH):f}".rstrip("0").rstrip(".")
+    return f"{'at least ' * usage.at_least}${rounded}"
 
 
 async def show_stream(stream: AbstractAsyncContextManager[EventStream], *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from aixgo.errors import AgentFailed
 from aixgo.events import Delta, MemberFinished, MemberStarted, Result, ToolCall
 from aixgo.message import Message
 from aixgo.usage import Usage
-from aixgo_services.cli.output import Lines, event_json, message_json, show_reply
+from aixgo_services.cli.output import Lines, cost_text, event_json, message_json, show_reply, usage_json
 
 Output = pytest.CaptureFixture[str]
 
@@ -73,3 +73,31 @@ def test_members_are_told_apart(capsys: Output):
     out, err = capsys.readouterr()
     assert out == 'one\ntwo\n{\n  "a": 1\n}\n'
     assert err == "a started\na: b: b calls f\nb f: no\nb failed: x\n"
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        ("0", "$0"),
+        ("0E-9", "$0"),
+        ("12", "$12"),
+        ("120.50", "$120.5"),
+        ("0.0000012", "$0.000001"),
+        ("0.1234565", "$0.123456"),
+        ("1E-9", "less than $0.000001"),
+    ],
+)
+def test_people_read_costs_to_a_millionth_and_never_zero_for_something(cost: str, text: str):
+    assert cost_text(Usage(1, llm_calls=1, cost_usd=Decimal(cost))) == text
+
+
+def test_scripts_read_costs_to_the_last_digit_and_without_an_exponent():
+    assert usage_json(Usage(1, llm_calls=1, cost_usd=Decimal("1E-9")))["cost_usd"] == "0.000000001"
+
+
+def test_a_loss_is_told_with_what_it_may_have_cost(capsys: Output):
+    lost = Usage(5, llm_calls=1, cost_usd=Decimal("0.5"), incomplete=True, unsettled_tokens=75_000)
+    show_reply(Message("hi", usage=lost), as_json=False)
+    told = "1 LLM calls, at least 5 tokens, at least $0.5; calls that were lost may have spent 75000 tokens more\n"
+    assert capsys.readouterr().err == told
+    assert usage_json(lost)["unsettled_tokens"] == 75_000

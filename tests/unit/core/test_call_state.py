@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from aixgo import call as ambient
-from aixgo.call import Budget, CallState
+from aixgo.call import KEPT_TOKENS, KEPT_USD, Budget, CallState
 from aixgo.errors import BudgetExceeded, DepthExceeded
 from aixgo.usage import Ledger, Usage
 from hypothesis import given
@@ -103,6 +103,48 @@ def test_what_a_lent_part_did_not_spend_comes_back() -> None:
     assert budget.left() == (0, Decimal())
     budget.repay(lent, spent(30, Decimal("0.25")))
     assert budget.left() == (70, Decimal("0.75"))
+
+
+@given(st.integers(0, 10**6), st.decimals(0, 100, places=6))
+def test_a_grant_keeps_a_quarter_back_where_that_is_of_use(tokens: int, usd: Decimal) -> None:
+    budget = Budget(tokens, usd)
+    granted = budget.grant()
+    assert granted.tokens is not None
+    assert granted.usd is not None
+    kept_tokens, kept_usd = budget.left()
+    assert kept_tokens == (tokens // 4 if tokens // 4 >= KEPT_TOKENS else 0)
+    assert kept_usd == (usd / 4 if usd / 4 >= KEPT_USD else 0)
+    assert (granted.tokens + (kept_tokens or 0), granted.usd + (kept_usd or 0)) == (tokens, usd)
+
+
+def test_a_grant_without_limits_has_none() -> None:
+    assert Budget().grant().left() == (None, None)
+
+
+@given(st.decimals(0, 1, places=9), st.integers(1, 50))
+def test_shares_of_usd_never_add_up_to_more_than_there_is(usd: Decimal, count: int) -> None:
+    budget = Budget(None, usd)
+    lent = sum((budget.lend(share).usd or Decimal() for share in range(count, 0, -1)), Decimal())
+    assert lent == usd
+    assert budget.usd == 0
+
+
+def test_what_may_have_been_spent_counts_as_spent() -> None:
+    budget = Budget(100, Decimal(1))
+    lost = budget.lend()
+    budget.repay(lost, lost.as_unsettled())
+    assert budget.left() == (0, Decimal())
+
+
+def test_who_still_holds_a_part_that_was_reclaimed_can_reserve_nothing_more() -> None:
+    budget = Budget(100, Decimal(1))
+    part = budget.lend(2)
+    budget.reclaim(part)
+    assert budget.left() == (100, Decimal(1))
+    with pytest.raises(BudgetExceeded):
+        part.reserve(1)
+    with pytest.raises(BudgetExceeded):
+        part.reserve(0, Decimal("0.01"))
 
 
 def test_a_budget_inside_a_budget_is_bound_by_both() -> None:

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 counts = st.integers(0, 10**9)
 prices = st.none() | st.decimals(0, 1000, places=6)
-usages = st.builds(Usage, counts, counts, counts, counts, counts, prices, counts, st.booleans())
+unsettled = st.decimals(0, 1000, places=6)
+usages = st.builds(
+    Usage, counts, counts, counts, counts, counts, prices, counts, st.booleans(), counts, counts, unsettled
+)
 
 
 @given(usages, usages, usages)
@@ -57,6 +60,22 @@ def test_each_record_counts_once_at_its_own_level_and_at_each_above(records: lis
                 break
             number = (number - 1) // 2
     assert [ledger.usage for ledger in ledgers] == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), usages), max_size=10))
+def test_a_ledger_says_who_spent_what(records: list[tuple[str, Usage]]) -> None:
+    above = Ledger(Ledger(), "above")
+    for name, usage in records:
+        Ledger(above, name).record(usage)
+    assert sum(above.by_agent.values(), NO_USAGE) == above.usage
+    for name, share in above.by_agent.items():
+        assert share == sum((usage for other, usage in records if other == name), NO_USAGE)
+
+
+@given(usages, usages)
+def test_what_counts_against_a_budget_adds_up(a: Usage, b: Usage) -> None:
+    assert (a + b).held_tokens == a.held_tokens + b.held_tokens
+    assert (a + b).held_usd == a.held_usd + b.held_usd
 
 
 def test_recording_nothing_leaves_a_ledger_without_usage() -> None:

@@ -13,6 +13,7 @@ from aixgo.errors import (
     AgentFailed,
     AgentNotFound,
     AgentUnavailable,
+    BudgetExceeded,
     CallCancelled,
     DeadlineExceeded,
     DepthExceeded,
@@ -324,3 +325,69 @@ async def test_an_agents_own_exception_is_typed() -> None:
         await serve(serving(fails), incoming("fails"))
     assert caught.value.usage == Usage(3, llm_calls=1)
     assert caught.value.accepted
+
+
+class Leaves(Agent):
+    """Ends while a task of it still holds 30 tokens, and goes on reserving."""
+
+    name = "leaves"
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+        self.refused: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.go_on = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def execute(self, message: Message) -> Message:
+        spend(7)
+        state = ambient.current()
+        assert state is not None
+        assert state.budget is not None
+        state.budget.repay(Budget(0), Usage(7))
+        state.budget.reserve(30)
+        self.tasks.append(asyncio.create_task(self._more(state.budget)))
+        if self.fails:
+            raise ValueError("no")
+        return message
+
+    async def stream(self, message: Message) -> AsyncIterator[Event]:
+        yield Result(await self.execute(message))
+
+    async def _more(self, budget: Budget) -> None:
+        await self.go_on.wait()
+        try:
+            budget.reserve(1)
+        except BudgetExceeded:
+            self.refused.set_result(True)
+
+
+ON_TOP = Usage(7, llm_calls=1, incomplete=True, unsettled_tokens=30)
+
+
+async def test_what_outlives_a_call_is_unsettled_and_can_spend_nothing_more() -> None:
+    leaves = Leaves()
+    server = serving(leaves)
+    assert (await serve(server, granted("leaves"))).usage == ON_TOP
+    leaves.go_on.set()
+    assert await leaves.refused
+    last = (await asyncio.create_task(read(server, granted("leaves"))))[-1]
+    assert isinstance(last, Result)
+    assert last.message.usage == ON_TOP
+
+
+async def test_an_error_says_what_is_unsettled_too() -> None:
+    with pytest.raises(AgentFailed) as caught:
+        await serve(serving(Leaves(fails=True)), granted("leaves"))
+    assert caught.value.usage == ON_TOP
+
+
+async def test_a_call_that_ended_before_its_cancel_came_says_what_it_spent() -> None:
+    server = serving(Leaves(), echo)
+    await serve(server, granted("leaves", "id"))
+    await serve(server, granted("echo", "nothing"))
+    assert await server.cancel("id") == ON_TOP
+    assert await server.cancel("nothing") == Usage()
+
+
+def granted(name: str, call_id: str = "") -> IncomingCall:
+    return IncomingCall(name, Message("x"), call_id, 60.0, budget=Budget(100))
