@@ -38,6 +38,8 @@ MIN_COMPLETION = 16
 """Tokens below which a completion is not worth asking for when the budget runs out."""
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_TURN = 4
+_TOKENS_PER_IMAGE = 1600
+"""Anthropic's figure for a picture of the largest size that it does not scale down; others count less, or the same."""
 
 
 class Metered:
@@ -105,8 +107,11 @@ def estimate_tokens(text: str) -> int:
 
 
 def estimate_prompt(request: CompletionRequest) -> int:
-    """About how many tokens a request's prompt has, its tools and schema included."""
-    turns = sum(estimate_tokens(turn.content) + _TOKENS_PER_TURN for turn in request.messages)
+    """About how many tokens a request's prompt has, its pictures, tools and schema included."""
+    turns = sum(
+        estimate_tokens(turn.content) + _TOKENS_PER_TURN + _TOKENS_PER_IMAGE * len(turn.images)
+        for turn in request.messages
+    )
     offers = [dict(offer.parameters) | {"": offer.name + offer.description} for offer in request.tools]
     return turns + (estimate_tokens(to_json([offers, request.schema]).decode()) if offers or request.schema else 0)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aixgo import errors
 from aixgo.call import Budget, CallState, entered, root
-from aixgo.llm.contract import ChatMessage, Chunk, Completion, CompletionRequest
+from aixgo.llm.contract import ChatMessage, Chunk, Completion, CompletionRequest, Image
 from aixgo.llm.metering import Metered, estimate_prompt
 from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.pricing import Price, Prices
@@ -69,6 +69,11 @@ async def test_a_failure_that_says_what_it_spent_is_believed():
     with entered(state), pytest.raises(errors.ProviderUnavailable):
         await models(failure, prices=DEAR).chat(["test/m"]).complete(asked())
     assert state.ledger.usage == Usage(4, 6, llm_calls=1, cost_usd=Decimal("0.016"))
+
+
+def test_pictures_are_a_part_of_what_a_prompt_is_estimated_at():
+    seen = CompletionRequest((ChatMessage("user", "what?", images=[Image(url="https://a.example/b.png")] * 2),))
+    assert estimate_prompt(seen) == estimate_prompt(asked("what?")) + 2 * 1600
 
 
 async def test_a_timeout_is_estimated_and_marked():
