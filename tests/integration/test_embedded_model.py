@@ -133,8 +133,9 @@ async def test_it_is_loaded_here_when_nobody_serves_it_once_for_all_clients():
     try:
         assert (await first.chat([MODEL]).complete(asked)).usage.completion_tokens > 0
         await second.chat([MODEL]).complete(asked)
-        clients: list[Any] = [made.provider(MODEL)[0] for made in (first, second)]
-        assert clients[0]._client._served is clients[1]._client._served
+        providers: list[Any] = [made.provider(MODEL)[0] for made in (first, second)]
+        clients = [provider._provider._client for provider in providers]
+        assert clients[0]._served is clients[1]._served
     finally:
         await first.close()
         await second.close()

@@ -183,6 +183,12 @@ class OpenAI(Dialect):
         return "", {**self.frame, "object": "chat.completion.chunk", "choices": [choice]}
 
 
+class XAI(OpenAI):
+    """OpenAI's format; reasoning is counted beside the completion."""
+
+    usage: ClassVar[Mapping[str, Any]] = {**OpenAI.usage, "completion_tokens": 5}
+
+
 class Anthropic(Dialect):
     stops: ClassVar[Mapping[StopReason, str]] = {
         "stop": "end_turn",
@@ -325,7 +331,7 @@ class Gemini(Dialect):
 
 _STANDARD = str.maketrans("-_", "+/")
 """Google's JSON has base64 in its alphabet for addresses."""
-DIALECTS = (OpenAI("openai"), OpenAI("xai"), OpenAI("deepseek"), Anthropic("anthropic"), Gemini("gemini"))
+DIALECTS = (OpenAI("openai"), XAI("xai"), OpenAI("deepseek"), Anthropic("anthropic"), Gemini("gemini"))
 
 
 def pieces(text: str) -> Sequence[str]:

@@ -328,6 +328,32 @@ async def test_cancelling_a_completion_closes_the_http_request(server: VendorSer
         await asking
 
 
+async def test_cancelling_whoever_waits_for_a_stream_closes_the_http_request(
+    server: VendorServer, dialect: Dialect, chat: Chat
+):
+    begun, closed = asyncio.Event(), asyncio.Event()
+
+    async def handle(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        for event, data in dialect.beginning("Hello"):
+            await exchange.send(data, event)
+        await exchange.closed_by_peer()
+        closed.set()
+
+    async def read() -> None:
+        async for _ in chat.stream(asked()):
+            begun.set()
+
+    server.handlers = [handle]
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(30):
+        await begun.wait()
+        reading.cancel()
+        await closed.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
 async def test_leaving_a_stream_closes_the_http_request(server: VendorServer, dialect: Dialect, chat: Chat):
     closed = asyncio.Event()
 

@@ -25,6 +25,7 @@ _ANSWERED: ContextVar[AsyncExitStack | None] = ContextVar("aixgo_gemini_answered
 """What closes the HTTP response of the stream that is being opened. The SDK leaves one that is not read to its end to
 the garbage collector.
 """
+_CONNECTIONS = 1000  # as the SDKs of OpenAI and Anthropic have it
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 _KEY_INVALID = "API_KEY_INVALID"
 
@@ -51,7 +52,10 @@ class GeminiClient(SdkClient):
         http = importlib.import_module("httpx2")
         # A client of our own: with aiohttp installed the SDK would use that, whose errors and time limits are others.
         connections = http.AsyncClient(
-            trust_env=not self.endpoint.is_local, follow_redirects=True, event_hooks={"response": [_close_later]}
+            trust_env=not self.endpoint.is_local,
+            follow_redirects=True,
+            limits=http.Limits(max_connections=_CONNECTIONS),
+            event_hooks={"response": [_close_later]},
         )
         options = sdk.types.HttpOptions(base_url=self.endpoint.base_url, httpx_async_client=connections)
         client = sdk.Client(vertexai=False, api_key=key, http_options=options)

@@ -76,15 +76,21 @@ def embedded(answer: CreateEmbeddingResponse) -> Embedded:
 
 
 def usage(reported: CompletionUsage | None) -> Usage:
-    """The tokens that the vendor reports; NO_USAGE when it reports none."""
+    """The tokens that the vendor reports; NO_USAGE when it reports none.
+
+    xAI counts reasoning beside the completion rather than in it, which shows in its total.
+    """
     if reported is None:
         return NO_USAGE
     prompt, answer = reported.prompt_tokens_details, reported.completion_tokens_details
+    reasoning = (answer.reasoning_tokens or 0) if answer else 0
+    beside = (reported.total_tokens or 0) - reported.prompt_tokens - reported.completion_tokens
     return Usage(
         prompt_tokens=reported.prompt_tokens,
-        completion_tokens=reported.completion_tokens,
+        completion_tokens=reported.completion_tokens + (reasoning if 0 < reasoning <= beside else 0),
         cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
-        reasoning_tokens=(answer.reasoning_tokens or 0) if answer else 0,
+        cache_write_tokens=getattr(prompt, "cache_write_tokens", None) or 0,  # SDKs before 3 do not know it
+        reasoning_tokens=reasoning,
     )
 
 

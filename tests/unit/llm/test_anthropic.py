@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from aixgo import errors
+from aixgo.llm.anthropic import AnthropicClient
 from aixgo.llm.anthropic_wire import StreamedMessage, completion, is_expressible, parameters
 from aixgo.llm.contract import ChatMessage, CompletionRequest, ToolUse
+from aixgo.llm.sdk_client import Endpoint
 from aixgo.usage import Usage
+from pydantic import SecretStr
+from vendor_server import Exchange, VendorServer
 
 types = pytest.importorskip("anthropic.types")
 
@@ -133,3 +137,32 @@ def test_parameters_of_the_callers_own_are_sent_and_join_the_schema():
 )
 def test_schemas_that_the_mode_cannot_hold_a_model_to_are_known(schema: dict[str, Any], wanted: bool):
     assert is_expressible(schema) is wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("overloaded_error", errors.ProviderUnavailable),
+        ("rate_limit_error", errors.RateLimited),
+        ("invalid_request_error", errors.ProviderRejected),
+        ("new_error", errors.ProviderUnavailable),
+    ],
+)
+async def test_an_error_after_the_prompt_was_read_is_of_its_kind_and_carries_what_was_paid(
+    vendor: VendorServer, kind: str, wanted: type[errors.ProviderError]
+):
+    async def handle(exchange: Exchange) -> None:
+        started = message(cache_read_input_tokens=3, output_tokens=1).model_dump(mode="json")
+        await exchange.begin_stream()
+        await exchange.send({"type": "message_start", "message": started}, "message_start")
+        await exchange.send({"type": "error", "error": {"type": kind, "message": "no"}}, "error")
+        await exchange.end_stream()
+
+    vendor.handlers = [handle]
+    client = AnthropicClient(Endpoint("anthropic", vendor.url.removesuffix("/v1"), SecretStr("k")))
+    with pytest.raises(wanted) as caught:
+        async for _ in client.stream(CompletionRequest((ChatMessage("user", "x"),), model="claude")):
+            pass
+    await client.close()
+    assert type(caught.value) is wanted
+    assert caught.value.usage == Usage(8, 1, cached_tokens=3, incomplete=True)

@@ -111,6 +111,13 @@ async def test_an_account_without_credit_is_denied_rather_than_asked_to_wait(
         await client.complete(request())
 
 
+async def test_a_vendor_may_say_that_trying_again_is_of_no_use(vendor: VendorServer, client: OpenAIClient):
+    vendor.handlers = [refuses(500, "never", x_should_retry="false")]
+    with pytest.raises(errors.ProviderUnavailable) as caught:
+        await client.complete(request())
+    assert caught.value.fields == {"status": 500, "final": True}
+
+
 async def test_nobody_there_is_unavailable():
     client = OpenAIClient(Endpoint("ollama", "http://127.0.0.1:1/v1"))
     with pytest.raises(errors.ProviderUnavailable, match=r"127\.0\.0\.1:1"):
