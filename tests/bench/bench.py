@@ -24,6 +24,7 @@ from measuring import ROUNDS, peer
 from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
+from telemetry import telemetry_costs
 
 PAYLOAD = "x" * 1024
 IN_FLIGHT = 64
@@ -178,7 +179,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*row)
     table.add_section()
-    for row in [*asyncio.run(overheads()), *asyncio.run(fan_outs())]:
+    for row in [*asyncio.run(overheads()), *asyncio.run(fan_outs()), *telemetry_costs()]:
         table.add_row(*row)
     Console(width=140).print(table)
 

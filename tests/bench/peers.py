@@ -30,6 +30,7 @@ async def raw() -> None:
 
 async def agents(count: int, first: int = 0, pause: float = 0.0) -> None:
     from aixgo import Agent, AgentServer, DistributedRuntime, Message
+    from telemetry import begin_telemetry
 
     class Echo(Agent):
         def __init__(self, name: str) -> None:
@@ -40,6 +41,7 @@ async def agents(count: int, first: int = 0, pause: float = 0.0) -> None:
                 await asyncio.sleep(pause)
             return message
 
+    begin_telemetry()
     async with DistributedRuntime() as runtime:
         for index in range(first, first + count):
             runtime.register(Echo(f"echo{index}"))

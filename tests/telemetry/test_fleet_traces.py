@@ -139,9 +139,11 @@ def failing(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch)
         text = NESTED.replace("model: test/echo", "model: openai/gpt-4o-mini")
         async with running(tmp_path, receiver, asked, text) as fleet:
             await fleet.runtime.call("clerk", "fail now")
+            await fleet.runtime.call("main", "fail now")
             with pytest.raises(AixgoError) as caught:
-                await fleet.runtime.call("main", "fail now")
-            fleet.emitted.lines["caller"] = [str(caught.value), repr(caught.value), str(caught.value.fields)]
+                await fleet.runtime.call("critic", "fail now")
+            error = caught.value
+            fleet.emitted.lines["caller"] = [f"{error}", f"error: {error!r}", f"fields: {error.fields}"]
             await fleet.read_pages()
             return fleet.emitted
 

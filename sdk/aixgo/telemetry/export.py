@@ -17,6 +17,7 @@ from aixgo.telemetry.secrets import scrub
 from aixgo.telemetry.settings import Protocol, Signal, TelemetrySettings
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -49,11 +50,16 @@ def span_processors(settings: TelemetrySettings) -> list[SpanProcessor]:
     export = load("opentelemetry.sdk.trace.export")
     processors: list[SpanProcessor] = []
     if settings.url_of("traces"):
-        processors.append(export.BatchSpanProcessor(_otlp(settings, "traces")))
+        processors.append(export.BatchSpanProcessor(_otlp(settings, "traces"), meter_provider=no_meters()))
     if settings.console:
         console: SpanExporter = export.ConsoleSpanExporter(out=_stderr())
-        processors.append(export.SimpleSpanProcessor(console))
+        processors.append(export.SimpleSpanProcessor(console, meter_provider=no_meters()))
     return processors
+
+
+def no_meters() -> MeterProvider:
+    """Where OpenTelemetry's metrics of itself go: nowhere."""
+    return load("opentelemetry.metrics").NoOpMeterProvider()
 
 
 def metric_reader(settings: TelemetrySettings) -> MetricReader | None:
@@ -70,7 +76,7 @@ def _otlp(settings: TelemetrySettings, signal: Signal) -> Any:
     module, name = _CLASSES[signal]
     found = getattr(load(f"opentelemetry.exporter.otlp.proto.{_FOLDERS[protocol]}.{module}"), name)
     headers = {key.lower(): value for key, value in settings.headers.items()}
-    return found(endpoint=url, headers=headers or None)
+    return found(endpoint=url, headers=headers or None, meter_provider=no_meters())
 
 
 def _stderr() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,14 +28,17 @@ OUTCOME = "aixgo.outcome"
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 GENAI_TOKENS = tuple(4**power for power in range(14))
-COUNTERS = {
-    "aixgo.calls": ("{call}", "Calls that agents of this process ended, by agent and outcome."),
-    "aixgo.remote.attempts": ("{attempt}", "Attempts of calls to other processes, by agent and outcome."),
-    "aixgo.remote.retries": ("{attempt}", "Attempts after which another one followed, by agent and outcome."),
-    "aixgo.llm.tokens": ("{token}", "Tokens of LLM calls, by model and kind."),
-    "aixgo.llm.cost.usd": ("{USD}", "USD of LLM calls whose price is known, by model."),
-    "aixgo.llm.unpriced_calls": ("{call}", "LLM calls whose price is not known, by model."),
+_CALL = (AGENT, OUTCOME)
+_LLM = ("gen_ai.provider.name", "gen_ai.request.model")
+COUNTERS: Mapping[str, tuple[str, str, Sequence[str]]] = {
+    "aixgo.calls": ("{call}", "Calls that agents of this process ended, by agent and outcome.", _CALL),
+    "aixgo.remote.attempts": ("{attempt}", "Attempts of calls to other processes, by agent and outcome.", _CALL),
+    "aixgo.remote.retries": ("{attempt}", "Attempts after which another one followed, by agent and outcome.", _CALL),
+    "aixgo.llm.tokens": ("{token}", "Tokens of LLM calls, by model and kind.", (*_LLM, "gen_ai.token.type")),
+    "aixgo.llm.cost.usd": ("{USD}", "USD of LLM calls whose price is known, by model.", _LLM),
+    "aixgo.llm.unpriced_calls": ("{call}", "LLM calls whose price is not known, by model.", _LLM),
 }
+"""Unit, meaning, and the attributes that tell one count from another."""
 HISTOGRAMS = {
     "aixgo.call.duration": ("s", "How long calls of agents of this process took.", CALL_SECONDS),
     "gen_ai.client.operation.duration": ("s", "How long LLM calls took.", GENAI_SECONDS),
@@ -88,7 +91,7 @@ def call_ended(agent: str, error: BaseException | None, seconds: float) -> None:
     instruments = _instruments()
     if instruments is not None:
         instruments.active -= 1
-        instruments.count("aixgo.calls", 1, {AGENT: agent, OUTCOME: outcome(error)})
+        instruments.count("aixgo.calls", (agent, outcome(error)), 1)
         instruments.record("aixgo.call.duration", seconds, {AGENT: agent})
 
 
@@ -96,10 +99,10 @@ def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = Fa
     """An attempt of a call to another process has ended; `retried`: another one follows."""
     instruments = _instruments()
     if instruments is not None:
-        told = {AGENT: agent, OUTCOME: outcome(error)}
-        instruments.count("aixgo.remote.attempts", 1, told)
+        told = agent, outcome(error)
+        instruments.count("aixgo.remote.attempts", told, 1)
         if retried:
-            instruments.count("aixgo.remote.retries", 1, told)
+            instruments.count("aixgo.remote.retries", told, 1)
 
 
 def llm_ended(
@@ -113,17 +116,17 @@ def llm_ended(
     if instruments is None:
         return
     model = {key: attributes[key] for key in _OF_LLM if attributes.get(key) is not None}
+    asked = tuple(str(attributes.get(key, "")) for key in _LLM)
     failed = {"error.type": error} if error else {}
     instruments.record("gen_ai.client.operation.duration", seconds, model | failed)
     for kind, count in tokens.items():
         if count:
-            told = model | {"gen_ai.token.type": kind}
-            instruments.record("gen_ai.client.token.usage", count, told)
-            instruments.count("aixgo.llm.tokens", count, told)
+            instruments.record("gen_ai.client.token.usage", count, model | {"gen_ai.token.type": kind})
+            instruments.count("aixgo.llm.tokens", (*asked, kind), count)
     if cost is None:
-        instruments.count("aixgo.llm.unpriced_calls", 1, model)
+        instruments.count("aixgo.llm.unpriced_calls", asked, 1)
     elif cost:
-        instruments.count("aixgo.llm.cost.usd", cost, model)
+        instruments.count("aixgo.llm.cost.usd", asked, cost)
 
 
 def outcome(error: BaseException | None) -> str:
@@ -142,18 +145,19 @@ class _Instruments:
     def __init__(self, meter: Meter) -> None:
         self.active = 0
         self._sources: list[weakref.ref[Source]] = []
-        self._counters = {
-            name: meter.create_counter(name, unit, description) for name, (unit, description) in COUNTERS.items()
-        }
+        self._counts: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
+        for name, (unit, description, _) in COUNTERS.items():
+            meter.create_observable_counter(name, [self._callback(self._counted, name)], unit, description)
         self._histograms = {
             name: meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=list(bounds))
             for name, (unit, description, bounds) in HISTOGRAMS.items()
         }
         for name, (unit, description) in GAUGES.items():
-            meter.create_observable_gauge(name, [self._callback(name)], unit, description)
+            meter.create_observable_gauge(name, [self._callback(self._values, name)], unit, description)
 
-    def count(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
-        self._counters[name].add(value, attributes)
+    def count(self, name: str, key: tuple[str, ...], more: float) -> None:
+        counts = self._counts[name]  # counters of OpenTelemetry's, which are asked for instead, take ten times as long
+        counts[key] = counts.get(key, 0) + more
 
     def record(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
         self._histograms[name].record(value, attributes)
@@ -161,13 +165,18 @@ class _Instruments:
     def observe(self, source: Source) -> None:
         self._sources = [*(ref for ref in self._sources if ref() is not None), weakref.ref(source)]
 
-    def _callback(self, name: str) -> Any:
+    def _callback(self, values: Callable[[str], Iterable[tuple[float, Mapping[str, str]]]], name: str) -> Any:
         from opentelemetry.metrics import Observation
 
         def observed(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(value, attributes) for value, attributes in self._values(name)]
+            return [Observation(value, attributes) for value, attributes in values(name)]
 
         return observed
+
+    def _counted(self, name: str) -> Iterator[tuple[float, Mapping[str, str]]]:
+        keys = COUNTERS[name][2]
+        for values, total in list(self._counts[name].items()):
+            yield total, dict(zip(keys, values, strict=True))
 
     def _values(self, name: str) -> Iterator[tuple[float, Mapping[str, str]]]:
         if name == "aixgo.calls.active":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aixgo.errors import ConfigError
 from aixgo.telemetry import content
 from aixgo.telemetry.content import ContentPolicy
-from aixgo.telemetry.export import MetricsPage, load, metric_reader, quiet_exporters, span_processors
+from aixgo.telemetry.export import MetricsPage, load, metric_reader, no_meters, quiet_exporters, span_processors
 from aixgo.telemetry.langfuse import begin_langfuse
 from aixgo.telemetry.settings import TelemetrySettings
 
@@ -137,7 +137,10 @@ def _begin_traces(telemetry: Telemetry, settings: TelemetrySettings, resource: R
     sdk = load("opentelemetry.sdk.trace")
     sampling = load("opentelemetry.sdk.trace.sampling")
     provider: TracerProvider = sdk.TracerProvider(
-        sampler=sampling.ParentBasedTraceIdRatio(settings.sample), resource=resource, shutdown_on_exit=False
+        sampler=sampling.ParentBasedTraceIdRatio(settings.sample),
+        resource=resource,
+        shutdown_on_exit=False,
+        meter_provider=no_meters(),  # metrics of the spans themselves would cost as much as they do
     )
     for processor in span_processors(settings):
         provider.add_span_processor(processor)

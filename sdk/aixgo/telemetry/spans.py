@@ -17,6 +17,8 @@ from aixgo.telemetry.secrets import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
+    from contextvars import Token
+    from types import TracebackType
 
     from opentelemetry import trace
     from opentelemetry.context import Context
@@ -98,7 +100,9 @@ def span(
     leak to the consumer. `kind` says on which side of a call between processes it stands.
     """
     tracer = _tracer()
-    return _OFF if tracer is None else _recorded(tracer, name, attributes, attach=attach, kind=kind)
+    if tracer is None or _left_out(tracer):
+        return _OFF
+    return _recorded(tracer, name, attributes, attach=attach, kind=kind)
 
 
 def event(name: str, attributes: Mapping[str, Any]) -> None:
@@ -162,12 +166,23 @@ def _tracer() -> trace.Tracer | None:
     return _tracer_of(provider)
 
 
+def _left_out(tracer: trace.Tracer) -> bool:
+    """Whether this trace is not kept, so that a span in it could only cost time; the one around it stands for it."""
+    context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+    return context.is_valid and not context.trace_flags.sampled and _follows_parents(tracer)
+
+
+@lru_cache(maxsize=1)
+def _follows_parents(tracer: trace.Tracer) -> bool:
+    """Whether a trace is kept or left out as a whole, as far as that can be known of a sampler."""
+    return type(getattr(tracer, "sampler", None)).__name__ in ("ParentBased", "ParentBasedTraceIdRatio")
+
+
 @lru_cache(maxsize=1)
 def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
     return provider.get_tracer(_SCOPE)
 
 
-@contextmanager
 def _recorded(
     tracer: trace.Tracer,
     name: str,
@@ -176,7 +191,7 @@ def _recorded(
     attach: bool,
     kind: Kind = "internal",
     link: str | None = None,
-) -> Generator[Span]:
+) -> _Recorded:
     from opentelemetry import trace
     from opentelemetry.context import Context
 
@@ -188,20 +203,32 @@ def _recorded(
         links=_links(link) if link else (),
         record_exception=False,
     )
-    live = _LiveSpan(otel)
-    try:
-        if attach:
-            with _within(_inside(otel, attributes.get(USER))):
-                yield live
-        else:
-            yield live
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        live.fail(error)
-        raise
-    finally:
-        otel.end()
+    return _Recorded(otel, _inside(otel, attributes.get(USER)) if attach else None)
+
+
+class _Recorded:
+    """The context manager of a span that has begun. By hand: two of a generator's cost as much as the span itself."""
+
+    __slots__ = ("_context", "_span", "_token")
+
+    def __init__(self, span: trace.Span, context: Context | None) -> None:
+        self._span = span
+        self._context = context
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Span:
+        if self._context is not None:
+            self._token = sys.modules["opentelemetry.context"].attach(self._context)
+        return _LiveSpan(self._span)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            sys.modules["opentelemetry.context"].detach(self._token)
+        if error is not None and not isinstance(error, GeneratorExit):
+            _LiveSpan(self._span).fail(error)
+        self._span.end()
 
 
 def _inside(span: trace.Span, user: str | None) -> Context:
