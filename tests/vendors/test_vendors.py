@@ -163,6 +163,18 @@ async def test_a_temperature_that_a_model_refuses_is_left_out_from_then_on(
     assert ["temperature" in body for body in bodies] == [True, False, False]
 
 
+async def test_a_parameter_that_was_not_the_fault_is_sent_again_next_time(
+    server: VendorServer, dialect: Dialect, chat: Chat
+):
+    server.handlers = [dialect.refuses(400, "too high a temperature in here") for _ in range(2)]
+    server.handlers.append(dialect.answers(Said("hi")))
+    with pytest.raises(errors.ProviderRejected):
+        await chat.complete(asked(temperature=0.5))
+    await chat.complete(asked(temperature=0.5))
+    bodies = [seen.body.get("generationConfig", seen.body) for seen in server.seen]
+    assert ["temperature" in body for body in bodies] == [True, False, True]
+
+
 STATUSES = [
     (400, errors.ProviderRejected),
     (401, errors.ProviderDenied),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from aixgo.errors import ProviderError, ProviderRejected
-from aixgo.llm.contract import Chunk, Completion, CompletionRequest, Provider, SchemaT
+from aixgo.llm.contract import ELSEWHERE, Chunk, Completion, CompletionRequest, Provider, SchemaT
 
 AnswerT = TypeVar("AnswerT")
 
@@ -19,8 +19,9 @@ AnswerT = TypeVar("AnswerT")
 class Chat:
     """Models tried in order: after a ProviderError that is not ProviderRejected comes the next one.
 
-    A request that one vendor rejects as it is would be rejected by the others too. Requests need no `model`: it is
-    filled in here. The error of the last model is the one that is raised.
+    A request that one vendor rejects as it is would be rejected by the others too, unless the error says otherwise, as
+    for images that a model cannot see. Requests need no `model`: it is filled in here. The error of the last model is
+    the one that is raised.
     """
 
     def __init__(self, candidates: Sequence[tuple[Provider, str]]) -> None:
@@ -63,4 +64,5 @@ class Chat:
         raise AssertionError("the last candidate returns or raises")
 
     def _another(self, at: int, error: ProviderError) -> bool:
-        return at + 1 < len(self._candidates) and not isinstance(error, ProviderRejected)
+        rejected = isinstance(error, ProviderRejected) and not error.fields.get(ELSEWHERE)
+        return at + 1 < len(self._candidates) and not rejected

@@ -21,6 +21,8 @@ StopReason = Literal["stop", "length", "tool_calls", "refused", "other"]
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 DEFAULT_MAX_TOKENS = 1024
+ELSEWHERE = "elsewhere"
+"""The field of a ProviderRejected that another model may well answer: true."""
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 """What both OpenAI and Anthropic document; Gemini takes all but GIF, and says so."""
 MAX_IMAGE_BYTES = 5_000_000

@@ -31,7 +31,7 @@ from aixgo.errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from aixgo.llm.contract import Chunk, Completion, CompletionRequest
+from aixgo.llm.contract import ELSEWHERE, Chunk, Completion, CompletionRequest
 from aixgo.usage import NO_USAGE, Usage
 
 log = logging.getLogger(__name__)
@@ -140,13 +140,14 @@ class SdkClient(ABC):
         """One completion. Raises ProviderError and its subclasses, ConfigError without the SDK's package."""
         opened = await self._open()
         self._check(request)
+        blamed: set[Feature] = set()
         while True:
             wanted, native = self._known(request)
             try:
                 with self._errors(opened, request.model):
                     return await self._ask(opened.client, wanted, native=native)
             except ProviderRejected as error:
-                if not self._give_up(wanted, error, native=native):
+                if not self._give_up(wanted, error, blamed, native=native):
                     raise
 
     async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
@@ -154,6 +155,7 @@ class SdkClient(ABC):
         opened = await self._open()
         self._check(request)
         begun = done = False
+        blamed: set[Feature] = set()
         while not done:
             wanted, native = self._known(request)
             try:
@@ -163,7 +165,7 @@ class SdkClient(ABC):
                         yield chunk
                 done = True
             except ProviderRejected as error:
-                if begun or not self._give_up(wanted, error, native=native):
+                if begun or not self._give_up(wanted, error, blamed, native=native):
                     raise
 
     async def close(self) -> None:
@@ -240,7 +242,9 @@ class SdkClient(ABC):
 
     def _check(self, request: CompletionRequest) -> None:
         if not self.endpoint.images and any(turn.images for turn in request.messages):
-            raise ProviderRejected(f"{self.vendor}/{request.model} sees no images; use a model that does")
+            raise ProviderRejected(
+                f"{self.vendor}/{request.model} sees no images; use a model that does", fields={ELSEWHERE: True}
+            )
 
     def _known(self, request: CompletionRequest) -> tuple[CompletionRequest, bool]:
         """The request without what its model refused before, and whether it takes a schema."""
@@ -251,19 +255,26 @@ class SdkClient(ABC):
             request = replace(request, temperature=None)
         return request, self.endpoint.native_schema and (model, "schema") not in self._refused
 
-    def _give_up(self, request: CompletionRequest, error: ProviderRejected, *, native: bool) -> bool:
-        """Remember a parameter that the model refuses; False when none was sent that the refusal may be about."""
+    def _give_up(
+        self, request: CompletionRequest, error: ProviderRejected, blamed: set[Feature], *, native: bool
+    ) -> bool:
+        """Leave out a parameter that the model refuses; False when none was sent that the refusal may be about.
+
+        `blamed` are those left out for this request before, which turn out not to have been the fault then.
+        """
+        model, said = request.model, error.message.lower()
         sent: dict[Feature, bool] = {
             "schema": native and request.schema is not None,
             "logprobs": request.top_logprobs > 0,
             "temperature": request.temperature is not None,
         }
-        said = error.message.lower()
         for feature, was_sent in sent.items():
             if was_sent and any(words in said for words in _SAID_OF[feature]):
-                self._refused.add((request.model, feature))
-                log.info("%s/%s is asked without its %s from now on: %s", self.vendor, request.model, feature, error)
+                blamed.add(feature)
+                self._refused.add((model, feature))
+                log.info("%s/%s is asked without its %s from now on: %s", self.vendor, model, feature, error)
                 return True
+        self._refused -= {(model, feature) for feature in blamed}
         return False
 
     @contextmanager

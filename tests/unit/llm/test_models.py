@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from aixgo import errors
-from aixgo.llm.contract import ChatMessage, CompletionRequest
+from aixgo.llm.contract import ChatMessage, CompletionRequest, Image
 from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.scripted import Reply, Scripted, ScriptedModel
 from aixgo.llm.weights import find_weights
+from pydantic import SecretStr
 from vendor_server import VendorServer, answers, refuses
 
 ASKED = CompletionRequest((ChatMessage("user", "hello"),))
@@ -87,6 +88,13 @@ async def test_a_rejected_request_is_not_tried_elsewhere():
     chat = models(a=errors.ProviderRejected("too long"), b="fine").chat(["test/a", "test/b"])
     with pytest.raises(errors.ProviderRejected):
         await chat.complete(ASKED)
+
+
+async def test_images_go_to_the_next_model_when_the_first_sees_none():
+    turn = ChatMessage("user", "hello", images=(Image(url="https://example.com/a.png"),))
+    made = Models(ModelSettings(keys={"deepseek": SecretStr("k")}))
+    assert (await made.chat(["deepseek/chat", "test/echo"]).complete(CompletionRequest((turn,)))).text == "hello"
+    await made.close()
 
 
 async def test_when_all_fail_the_last_error_is_raised():
