@@ -13,10 +13,11 @@ from aixgo.conversation import turns_of, with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, TooFewSucceeded
 from aixgo.message import Message, new_id
 from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_names, check_rounds, check_word
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.orchestration.statements import Record, Ruling, Statement, diversity, read_text
-from aixgo.orchestration.voters import check_names, in_words, labels_of, split, told
+from aixgo.orchestration.voters import in_words, labels_of, split, told
 from aixgo.runtime.parallel import Job
 
 DEBATERS = 2
@@ -89,7 +90,8 @@ class Debate(Orchestrator):
         self._positions = dict(positions or {})
         self._rounds = check_rounds(f"rounds of debate {name!r}", rounds, limits)
         self._moderator = moderator
-        self._verdict = verdict or ("vote" if moderator is None else "moderator")
+        by_default = "vote" if moderator is None else "moderator"
+        self._verdict = check_word(f"verdict of debate {name!r}", verdict or by_default, ("moderator", "vote"))
         self._consensus = consensus
         self._fallback = fallback
         self._structured = structured
@@ -213,7 +215,7 @@ class Debate(Orchestrator):
         if self._verdict == "moderator" and self._moderator is None:
             raise InvalidInput(f"{where}: verdict is moderator and there is none; name a moderator, or set it to vote")
         if not 0 < self._consensus <= 1:
-            raise InvalidInput(f"{where}: consensus is {self._consensus}; pass a share above 0, at most 1")
+            raise InvalidInput(f"consensus of {where} is {self._consensus}; pass a share above 0, at most 1")
         check_names(f"{where}: positions", self._positions, self._labels)
 
 

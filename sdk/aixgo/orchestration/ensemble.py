@@ -12,11 +12,11 @@ from aixgo import voting
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, InvalidReply
 from aixgo.imports import find_object
 from aixgo.message import Message, new_id
-from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_concurrency, check_names, check_share, check_word
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
-from aixgo.orchestration.voters import answer_of, check_names, in_words, labels_of, split, told
+from aixgo.orchestration.voters import answer_of, in_words, labels_of, split, told
 from aixgo.runtime.parallel import Job
 from aixgo.voting import Ballot, Verdict
 
@@ -92,15 +92,15 @@ class Ensemble(Orchestrator):
             raise InvalidInput(f"ensemble {name!r} has no members; name at least one agent")
         self._voters = tuple(members)
         self._labels = labels_of(members, name)
-        self._strategy: Strategy = strategy
+        self._strategy: Strategy = check_word(f"strategy of ensemble {name!r}", strategy, STRATEGIES)
         self._weights = dict(weights or {})
         self._judge = judge
         self._fallback = fallback
-        self._min_agreement = min_agreement
+        self._min_agreement = check_share(f"min_agreement of ensemble {name!r}", min_agreement)
         self._field = field
         self._schema = schema
         self._normalise = normalise
-        self._concurrency = concurrency
+        self._concurrency = check_concurrency(f"concurrency of ensemble {name!r}", concurrency)
         self._check()
 
     @classmethod
@@ -237,10 +237,6 @@ class Ensemble(Orchestrator):
 
     def _check(self) -> None:
         where = f"ensemble {self.name!r}"
-        if self._strategy not in STRATEGIES:
-            raise InvalidInput(
-                f"{where}: strategy {self._strategy!r} is not known; {nearest(self._strategy, STRATEGIES)}"
-            )
         if (self._strategy == "judge") != (self._judge is not None):
             raise InvalidInput(f"{where}: strategy judge and a judge belong together; set both, or neither")
         if self._weights and self._strategy != "weighted":
@@ -248,10 +244,6 @@ class Ensemble(Orchestrator):
         check_names(f"{where}: weights", self._weights, self._labels)
         for voter, weight in self._weights.items():
             Ballot(voter, "", weight)
-        if not 0 <= self._min_agreement <= 1:
-            raise InvalidInput(f"{where}: min_agreement is {self._min_agreement}; pass 0 to 1")
-        if self._concurrency is not None and self._concurrency < 1:
-            raise InvalidInput(f"{where}: concurrency is {self._concurrency}; pass 1 or more, or leave it out")
         top = self._field.partition(".")[0]
         if top and self._schema is not None and top not in self._schema.model_fields:
             raise InvalidInput(f"{where}: schema {self._schema.__name__} has no field {top!r}")

@@ -19,9 +19,9 @@ from aixgo.agent import Agent
 from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.errors import AllMembersFailed, InvalidInput
 from aixgo.message import Message, new_id, to_json
-from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_concurrency, check_names
 from aixgo.orchestration.levels import HIERARCHY, STATE_KEY, Assignment, Found, Place, assignments_model
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.plans import MAX_FILLED, cut
@@ -185,8 +185,7 @@ class Hierarchical(_Led):
             raise InvalidInput(f"hierarchical {name!r} has no manager; pass manager=, or managers=")
         if not teams:
             raise InvalidInput(f"hierarchical {name!r} has no teams; pass at least one")
-        if concurrency is not None and concurrency < 1:
-            raise InvalidInput(f"concurrency is {concurrency}; pass 1 or more, or leave it out")
+        check_concurrency(f"concurrency of hierarchical {name!r}", concurrency)
         self._manager = above[0]
         common = _Common(tuple(managers) or above, dict(descriptions or {}), concurrency)
         made = {team: _member(team, member, common, limits) for team, member in teams.items()}
@@ -254,9 +253,7 @@ def _check_descriptions(
     known = {*teams, *(name_of(member) or f"{name}/{index}" for index, member in enumerate(above))}
     for team in teams.values():
         known.update(team.workers if isinstance(team, _Workers) else ())
-    for each in descriptions:
-        if each not in known:
-            raise InvalidInput(f"descriptions.{each}: hierarchical {name!r} has none; {nearest(each, known)}")
+    check_names(f"hierarchical {name!r}: descriptions", descriptions, known, "team, worker or manager")
 
 
 def _all_failed(found: Found) -> AllMembersFailed:

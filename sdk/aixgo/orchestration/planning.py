@@ -15,9 +15,9 @@ from pydantic import Field
 from aixgo.asked import RESPONSE_SCHEMA
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
 from aixgo.message import Message, new_id
-from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_concurrency, check_count, check_names, check_rounds
 from aixgo.orchestration.course import Course
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.plans import MAX_FILLED, MAX_STEPS, Step, cut, filled, plan_model
@@ -87,10 +87,11 @@ class Planning(Orchestrator):
         last = () if synthesizer is None else (synthesizer,)
         super().__init__(name, (*workers, planner, *last), limits=limits)
         self._workers, self._planner, self._synthesizer = tuple(workers), planner, synthesizer
-        self._max_steps = _counted("max_steps", max_steps, MOST_STEPS)
-        self._max_replans = check_rounds("max_replans", max_replans, limits) if max_replans != 0 else 0
+        self._max_steps = check_count(f"max_steps of planning {name!r}", max_steps, MOST_STEPS)
+        what = f"max_replans of planning {name!r}"
+        self._max_replans = check_rounds(what, max_replans, limits) if max_replans != 0 else 0
         self._descriptions = _described(name, workers, descriptions or {})
-        self._concurrency = concurrency if concurrency is None else _counted("concurrency", concurrency, None)
+        self._concurrency = check_concurrency(f"concurrency of planning {name!r}", concurrency)
         if not workers:
             raise InvalidInput(f"planning {name!r} has no workers; name at least one")
 
@@ -293,13 +294,5 @@ def _asked(message: Message, payload: str) -> Message:
 def _described(name: str, workers: Sequence[Member], descriptions: Mapping[str, str]) -> Mapping[str, str]:
     """`descriptions` itself; raises InvalidInput for one of an agent that is no worker."""
     known = {name_of(worker) or f"{name}/{index}" for index, worker in enumerate(workers)}
-    for each in descriptions:
-        if each not in known:
-            raise InvalidInput(f"descriptions.{each}: planning {name!r} has no such worker; {nearest(each, known)}")
+    check_names(f"planning {name!r}: descriptions", descriptions, known, "worker")
     return dict(descriptions)
-
-
-def _counted(what: str, value: int, most: int | None) -> int:
-    if value < 1 or (most is not None and value > most):
-        raise InvalidInput(f"{what} is {value}; pass {'1 or more' if most is None else f'1 to {most}'}")
-    return value

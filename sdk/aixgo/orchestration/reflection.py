@@ -12,11 +12,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, Field
 
 from aixgo.asked import HANDOFF_TO
-from aixgo.errors import AixgoError, DeadlineExceeded, InvalidInput, InvalidReply
+from aixgo.errors import AixgoError, DeadlineExceeded, InvalidReply
 from aixgo.llm.shares import Share
 from aixgo.message import Message
 from aixgo.orchestration.asking import ask, question, read_answer
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_count, check_rounds, check_share
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 
 Stopped = Literal["threshold", "no_improvement", "max_iterations", "error", "handoff"]
@@ -107,12 +108,10 @@ class Reflection(Orchestrator):
     ) -> None:
         super().__init__(name, (generator, critic), limits=limits)
         self._generator, self._critic = generator, critic
-        self._threshold = _share(name, "threshold", threshold)
+        self._threshold = check_share(f"threshold of reflection {name!r}", threshold)
         self._max_iterations = check_rounds(f"max_iterations of reflection {name!r}", max_iterations, limits)
-        self._min_improvement = _share(name, "min_improvement", min_improvement)
-        self._patience = patience
-        if patience < 1:
-            raise InvalidInput(f"patience of reflection {name!r} is {patience}; pass 1 or more")
+        self._min_improvement = check_share(f"min_improvement of reflection {name!r}", min_improvement)
+        self._patience = check_count(f"patience of reflection {name!r}", patience)
 
     @classmethod
     def from_config(cls, name: str, agents: Sequence[Member], config: ReflectionConfig, limits: Limits) -> Self:
@@ -224,9 +223,3 @@ def _handed_over(reply: Message, versions: Sequence[Version], calls: MemberCalls
     calls.span.set("reflection.iterations", len(versions))
     calls.span.set("reflection.stopped", "handoff")
     return reply.with_metadata(iterations=len(versions), stopped="handoff")
-
-
-def _share(name: str, what: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise InvalidInput(f"{what} of reflection {name!r} is {value}; pass a number from 0 to 1")
-    return value

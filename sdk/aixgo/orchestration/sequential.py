@@ -21,6 +21,7 @@ from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput
 from aixgo.message import Message
 from aixgo.names import nearest
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_word
 from aixgo.orchestration.conditions import Condition, Predicate
 from aixgo.orchestration.reading import PatternConfig, required
 
@@ -69,7 +70,7 @@ class Sequential(Orchestrator):
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         super().__init__(name, members, limits=limits)
-        self._skips = on_error == "skip"
+        self._skips = check_word(f"on_error of sequential {name!r}", on_error, ("stop", "skip")) == "skip"
         self._when = dict(when or {})
         steps = [*filter(None, map(name_of, members)), *(str(number) for number in range(1, len(members) + 1))]
         for step in self._when:

@@ -17,7 +17,8 @@ from aixgo.imports import find_object
 from aixgo.message import Message, new_id
 from aixgo.names import nearest
 from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_count, check_names, check_rounds, check_word
 from aixgo.orchestration.history import History, Round
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 
@@ -119,8 +120,8 @@ class Supervisor(Orchestrator):
         self._select = select
         self._max_rounds = self._rounds(max_rounds)
         self._descriptions = dict(descriptions or {})
-        self._stops = on_error == "stop"
-        self._max_shown = max_shown
+        self._stops = check_word(f"on_error of supervisor {name!r}", on_error, ("tell", "stop")) == "stop"
+        self._max_shown = check_count(f"max_shown of supervisor {name!r}", max_shown)
         self._check()
 
     @classmethod
@@ -139,10 +140,11 @@ class Supervisor(Orchestrator):
 
     def _rounds(self, given: int | None) -> int:
         if given is not None:
-            return check_rounds("max_rounds", given, self.limits)
+            return check_rounds(f"max_rounds of supervisor {self.name!r}", given, self.limits)
         if self._select != ROUND_ROBIN:
             return self.limits.max_iterations
-        return check_rounds("max_rounds (a turn for each worker)", len(self._workers), self.limits)
+        what = f"max_rounds of supervisor {self.name!r} (a turn for each worker)"
+        return check_rounds(what, len(self._workers), self.limits)
 
     def _check(self) -> None:
         """Raise InvalidInput for what contradicts itself."""
@@ -164,9 +166,7 @@ class Supervisor(Orchestrator):
         if FINISH in names:
             raise InvalidInput(f"supervisor {self.name!r} has a worker named {FINISH!r}, which is kept; rename it")
         known = names | {f"{self.name}/{index}" for index, worker in enumerate(self._workers) if not name_of(worker)}
-        for described in self._descriptions:
-            if described not in known:
-                raise InvalidInput(f"descriptions.{described}: there is no such worker; {nearest(described, known)}")
+        check_names(f"supervisor {self.name!r}: descriptions", self._descriptions, known, "worker")
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         history = History(message)

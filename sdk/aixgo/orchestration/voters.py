@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aixgo.errors import AixgoError, InvalidInput
+from aixgo.errors import AixgoError
 from aixgo.message import JSON, Message
-from aixgo.names import nearest
 from aixgo.orchestration.base import Member, MemberCalls, name_of
 from aixgo.runtime.contract import Outcomes
 
@@ -25,13 +24,6 @@ def labels_of(members: Sequence[Member], parent: str) -> tuple[str, ...]:
             label = f"{name}#{number}"
         labels.append(label)
     return tuple(labels)
-
-
-def check_names(where: str, named: Mapping[str, object], labels: Sequence[str]) -> None:
-    """Raise InvalidInput for a key of `named` that is no member's label."""
-    for name in named:
-        if name not in labels:
-            raise InvalidInput(f"{where}.{name}: there is no such member; {nearest(name, labels)}")
 
 
 def split(outcomes: Outcomes, calls: MemberCalls) -> tuple[dict[str, Message], dict[str, AixgoError]]:

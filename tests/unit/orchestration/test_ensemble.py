@@ -262,7 +262,7 @@ async def test_its_own_deadline_ends_it_and_leaves_no_task() -> None:
     async def hangs(_: Message) -> None:
         await asyncio.Event().wait()
 
-    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.1)))
+    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.5)))
     assert answer.payload == "x"
     assert answer.metadata["parallel_errors"]["hangs"]["class"] == "DeadlineExceeded"
     with pytest.raises(DeadlineExceeded):
@@ -289,14 +289,14 @@ async def test_members_stream_between_their_start_and_end() -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"strategy": "majorty"}, "strategy 'majorty' is not known; did you mean 'majority'"),
+        ({"strategy": "majorty"}, "strategy of ensemble 'e' is 'majorty', which is not known; did you mean 'majority'"),
         ({"strategy": "judge"}, "strategy judge and a judge belong together"),
         ({"judge": "j"}, "strategy judge and a judge belong together"),
         ({"weights": {"a": 2}}, "weights are only counted by strategy weighted"),
         ({"strategy": "weighted", "weights": {"c": 2}}, "weights.c: there is no such member"),
         ({"strategy": "weighted", "weights": {"a": -2}}, "weight of voter 'a' is -2"),
-        ({"min_agreement": 1.5}, "min_agreement is 1.5"),
-        ({"concurrency": 0}, "concurrency is 0"),
+        ({"min_agreement": 1.5}, "min_agreement of ensemble 'e' is 1.5"),
+        ({"concurrency": 0}, "concurrency of ensemble 'e' is 0"),
         ({"schema": Diagnosis, "field": "diseas"}, "schema Diagnosis has no field 'diseas'"),
     ],
 )

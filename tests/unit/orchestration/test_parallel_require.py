@@ -105,8 +105,20 @@ async def test_with_no_success_at_all_all_have_failed(require: Any) -> None:
 
 @pytest.mark.parametrize("require", [0, 3, -1])
 def test_more_than_there_are_cannot_be_required(require: int) -> None:
-    with pytest.raises(InvalidInput, match=f"require: parallel 'p' has 2 agents, so {require} cannot be required"):
+    with pytest.raises(InvalidInput, match=f"require of parallel 'p' is {require}; pass 1 to 2"):
         Parallel("p", ["a", "b"], require=require)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"require": "majorty"}, "require of parallel 'p' is 'majorty', which is not known; did you mean 'majority'"),
+        ({"concurrency": 0}, "concurrency of parallel 'p' is 0; pass 1 or more, or leave it out"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        Parallel("p", ["a", "b"], **settings)
 
 
 @pytest.mark.parametrize(

@@ -387,14 +387,14 @@ async def test_the_roles_planner_and_llm_plan_for_it() -> None:
     ("more", "text"),
     [
         ({"workers": []}, "planning 'p' has no workers; name at least one"),
-        ({"max_steps": 0}, "max_steps is 0; pass 1 to 1000"),
-        ({"max_steps": 1001}, "max_steps is 1001; pass 1 to 1000"),
-        ({"max_replans": -1}, "max_replans is -1; pass 1 to 10, or raise limits.max_iterations"),
-        ({"max_replans": 11}, "max_replans is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"concurrency": 0}, "concurrency is 0; pass 1 or more"),
+        ({"max_steps": 0}, "max_steps of planning 'p' is 0; pass 1 to 1000"),
+        ({"max_steps": 1001}, "max_steps of planning 'p' is 1001; pass 1 to 1000"),
+        ({"max_replans": -1}, "max_replans of planning 'p' is -1; pass 1 to 10, or raise limits.max_iterations"),
+        ({"max_replans": 11}, "max_replans of planning 'p' is 11; pass 1 to 10, or raise limits.max_iterations"),
+        ({"concurrency": 0}, "concurrency of planning 'p' is 0; pass 1 or more, or leave it out"),
         (
             {"descriptions": {"writr": ""}},
-            "descriptions.writr: planning 'p' has no such worker; did you mean 'writer'?",
+            "planning 'p': descriptions.writr: there is no such worker; did you mean 'writer'?",
         ),
     ],
 )

@@ -247,7 +247,8 @@ async def test_a_spent_budget_is_never_done_without(member: str):
         ({"queries": 2}, "rewriter"),
         ({"queries": 0}, "queries"),
         ({"top_k": 101}, "top_k"),
-        ({"max_context_tokens": 1}, "max_context_tokens"),
+        ({"max_context_tokens": 1}, "max_context_tokens of rag 'desk' is 1; pass 50 or more"),
+        ({"on_empty": "refse"}, "on_empty of rag 'desk' is 'refse', which is not known; did you mean 'refuse'"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(config: dict[str, Any], said: str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aixgo.agent import Agent, agent
@@ -183,6 +183,13 @@ async def test_yaml_makes_the_same() -> None:
     assert isinstance(made, Sequential)
     reply = await ask(made, Step("a", language="en"), broken("b"), Step("c"))
     assert (reply.payload, [one["reason"] for one in reply.metadata["skipped_steps"]]) == ("a", ["error", "condition"])
+
+
+def test_an_unknown_way_with_errors_is_refused_by_name() -> None:
+    with pytest.raises(
+        InvalidInput, match="on_error of sequential 's' is 'skp', which is not known; did you mean 'skip'"
+    ):
+        Sequential("s", ["a"], on_error=cast("Any", "skp"))
 
 
 @pytest.mark.parametrize(

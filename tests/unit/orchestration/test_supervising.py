@@ -338,10 +338,12 @@ def test_a_round_robin_goes_round_in_order_whatever_the_rounds(count: int, max_r
         ({"supervisor": "boss", "select": "round_robin"}, "has a `supervisor` that its `select` never asks"),
         ({"supervisor": "boss", "select": lambda _: None}, "has a `supervisor` that its `select` never asks"),
         ({"select": "round-robin"}, "select: 'round-robin' is not known; did you mean 'round_robin'?"),
-        ({"supervisor": "boss", "max_rounds": 11}, "max_rounds is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"supervisor": "boss", "max_rounds": 0}, "max_rounds is 0"),
+        ({"supervisor": "boss", "max_rounds": 11}, "max_rounds of supervisor 's' is 11; pass 1 to 10"),
+        ({"supervisor": "boss", "max_rounds": 0}, "max_rounds of supervisor 's' is 0"),
         ({"supervisor": "boss", "descriptions": {"zz": ""}}, "descriptions.zz: there is no such worker; known are: a"),
-        ({"select": "round_robin", "limits": Limits(max_iterations=1)}, "max_rounds (a turn for each worker) is 2"),
+        ({"supervisor": "boss", "on_error": "tel"}, "on_error of supervisor 's' is 'tel', which is not known; did"),
+        ({"supervisor": "boss", "max_shown": 0}, "max_shown of supervisor 's' is 0"),
+        ({"select": "round_robin", "limits": Limits(max_iterations=1)}, "supervisor 's' (a turn for each worker) is 2"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_when_it_is_made(options: dict[str, Any], text: str) -> None:

@@ -283,9 +283,9 @@ def _returns(order: Sequence[str]) -> int:
         ({"handoffs": {"a": ["x"]}}, "handoffs.a: swarm 's' has no agent 'x'; known are: a, b"),
         ({"handoffs": {"a": ["a"]}}, "handoffs.a: 'a' cannot hand over to itself"),
         ({"descriptions": {"x": ""}}, "descriptions.x: swarm 's' has no agent 'x'"),
-        ({"max_handoffs": 11}, "max_handoffs is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"max_handoffs": 0}, "max_handoffs is 0"),
-        ({"ping_pong": -1}, "ping_pong is -1; pass 0 or more"),
+        ({"max_handoffs": 11}, "max_handoffs of swarm 's' is 11; pass 1 to 10, or raise limits.max_iterations"),
+        ({"max_handoffs": 0}, "max_handoffs of swarm 's' is 0"),
+        ({"ping_pong": -1}, "ping_pong of swarm 's' is -1; pass 0 or more"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(options: dict[str, Any], text: str) -> None:
