@@ -62,7 +62,7 @@ def chart_properties() -> dict[str, Any]:
         "keysSecret": {"type": "string", "minLength": 1},
         "modelImage": {"type": "string", "minLength": 1},
         "modelServer": {"enum": ["auto", True, False]},
-        "modules": {**_TEXTS, "propertyNames": {"pattern": r"^[A-Za-z_][A-Za-z0-9_]*\.py$"}},
+        "modules": {**_TEXTS, "propertyNames": {"pattern": r"^[-._A-Za-z0-9]+$"}},
         "networkPolicies": {"type": "boolean"},
         "resources": _closed(**dict.fromkeys(_COMPONENTS, resources)),
     }

@@ -38,13 +38,13 @@ class Sessions(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionPlace:
-    """Where sessions are kept. `path` is the file of SQLite, as it is written; `ports` are those of PostgreSQL. The
-    rest of its address, which may have a password, is not kept here.
+    """Where sessions are kept. `path` is the file of SQLite, as it is written; `addresses` are host:port of
+    PostgreSQL. The rest of its address, which may have a password, is not kept here.
     """
 
     kind: Sessions = Sessions.MEMORY
     path: str = ""
-    ports: tuple[int, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 IN_PROCESS = SessionPlace()
@@ -67,9 +67,9 @@ def session_place(config: Config, settings: Settings) -> SessionPlace:
         return SessionPlace(Sessions.SQLITE, text.removeprefix(_SQLITE))
     if text == Sessions.MEMORY:
         return IN_PROCESS
-    hosts = urlsplit(text).netloc.rpartition("@")[2]
-    found = (re.search(r":([0-9]{1,5})$", host) for host in hosts.split(","))
-    return SessionPlace(Sessions.POSTGRES, ports=tuple(int(port[1]) if port else POSTGRES_PORT for port in found))
+    hosts = [host for host in urlsplit(text).netloc.rpartition("@")[2].split(",") if host]
+    addresses = (host if re.search(r":[0-9]+$", host) else f"{host}:{POSTGRES_PORT}" for host in hosts)
+    return SessionPlace(Sessions.POSTGRES, addresses=tuple(addresses))
 
 
 def remembers(agent: AgentSpec) -> bool:

@@ -34,11 +34,11 @@ def embeddings_of(agent: AgentSpec) -> str:
 
 
 def scripts(config: Config) -> Iterator[tuple[str, str]]:
-    """The files that scripted models answer from, each with the agent that names it."""
+    """The files that scripted models answer from, each with who names it, for a person."""
     for agent in config.agents:
         for text in (*agent.model, *_texts(agent.config)):
             if text.startswith(SCRIPT):
-                yield text.removeprefix(SCRIPT), agent.name
+                yield text.removeprefix(SCRIPT), f"agent {agent.name}"
 
 
 def named_modules(config: Config) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def outside_ports(config: Config, sessions: SessionPlace = IN_PROCESS) -> list[i
     if any(model.startswith("ollama/") for agent in config.agents for model in agent.model):
         ports.add(OLLAMA)
     if sessions.kind is not Sessions.MEMORY:
-        ports |= set(sessions.ports or (POSTGRES_PORT,))
+        ports |= {int(each.rpartition(":")[2]) for each in sessions.addresses} or {POSTGRES_PORT}
     ports |= {_port(url) for url in _urls(config)}
     return sorted(ports - {0})
 
