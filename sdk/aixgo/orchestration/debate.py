@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from aixgo import voting
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import for_members
 from aixgo.conversation import turns_of, with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, TooFewSucceeded
-from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ask
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_names, check_rounds, check_word
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
@@ -220,9 +220,8 @@ class Debate(Orchestrator):
 
 
 def _with(message: Message, text: str, **metadata: Any) -> Message:
-    """A question of the debate: the message's metadata, without what it says of the answer's shape, and more."""
-    kept = {key: value for key, value in message.metadata.items() if key not in ("handoffs", RESPONSE_SCHEMA)}
-    return Message(text, {**kept, **metadata}, session_id=message.session_id, id=new_id())
+    """A question of the debate: the message's metadata, without what it asks of the reply, and more."""
+    return question(for_members(message), text).with_metadata(**metadata)
 
 
 def _too_few(name: str, number: int, succeeded: int, errors: Mapping[str, AixgoError]) -> AixgoError:

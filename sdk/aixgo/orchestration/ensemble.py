@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, Field, create_model
 
 from aixgo import voting
+from aixgo.asked import HANDOFFS
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, InvalidReply
 from aixgo.imports import find_object
-from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ask
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
 from aixgo.orchestration.checks import check_concurrency, check_names, check_share, check_word
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
@@ -127,7 +128,7 @@ class Ensemble(Orchestrator):
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         calls.span.set("ensemble.strategy", self._strategy)
-        asked = _without_handoffs(message)
+        asked = message.without_metadata(HANDOFFS)  # a vote is no conversation that could be handed over
         jobs = [self._job(label, voter, asked, calls) for label, voter in zip(self._labels, self._voters, strict=True)]
         replies, errors = split(await calls.together(jobs, concurrency=self._concurrency), calls)
         ballots = self._ballots(replies, errors)
@@ -217,9 +218,8 @@ class Ensemble(Orchestrator):
         numbers = {str(number): choice for number, choice in enumerate(choices, start=1)}
         shown = "\n\n".join(f"Answer {number}:\n{_text(choice)}" for number, choice in numbers.items())
         candidates = {number: choice.answer for number, choice in numbers.items()}
-        text = f"{_QUESTION}{message.text}\n\n{shown}"
-        question = _without_handoffs(message).with_(payload=text, id=new_id()).with_metadata(candidates=candidates)
-        ruling, _ = await ask(calls, judge, question, _ruling(tuple(numbers)))
+        asked = question(message, f"{_QUESTION}{message.text}\n\n{shown}").with_metadata(candidates=candidates)
+        ruling, _ = await ask(calls, judge, asked, _ruling(tuple(numbers)))
         chosen = numbers[str(getattr(ruling, "choice"))]  # noqa: B009  # a model made at run time
         form = voting.normal_form(chosen.answer, normalise=self._normalise)
         same = sum(voting.normal_form(one.answer, normalise=self._normalise) == form for one in ballots)
@@ -247,12 +247,6 @@ class Ensemble(Orchestrator):
         top = self._field.partition(".")[0]
         if top and self._schema is not None and top not in self._schema.model_fields:
             raise InvalidInput(f"{where}: schema {self._schema.__name__} has no field {top!r}")
-
-
-def _without_handoffs(message: Message) -> Message:
-    """A vote is no conversation that could be handed over."""
-    kept = {key: value for key, value in message.metadata.items() if key != "handoffs"}
-    return message.with_(metadata=kept) if len(kept) < len(message.metadata) else message
 
 
 def _ruling(numbers: tuple[str, ...]) -> type[BaseModel]:

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import HANDOFFS, RESPONSE_SCHEMA
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
-from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ask
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_concurrency, check_count, check_names, check_rounds
 from aixgo.orchestration.course import Course
@@ -33,7 +33,7 @@ _TOLD = 2000
 """Characters of a result or an error that the planner is told."""
 _IN_FIELDS = 600
 """Characters that the messages in an error's fields have together: fields cross the wire in a header."""
-_NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, "handoffs", "done", "failed"})
+_NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, HANDOFFS, "done", "failed"})
 """Metadata of a request that is meant for whoever gives the reply, or for the planner of an outer plan."""
 
 
@@ -131,10 +131,10 @@ class Planning(Orchestrator):
         """The first plan, or a new one. Raises InvalidReply, or for a new one PlanFailed; the planner's own errors."""
         agents = {name_of(worker): self._descriptions.get(name_of(worker), "") for worker in self._workers}
         model = plan_model(agents=agents, max_steps=self._max_steps, done=progress.results)
-        question = _asked(message.without_metadata(*_NOT_FOR_STEPS), self._question(message.text, agents, progress))
-        question = question.with_metadata(task=message.text, agents=agents, **progress.told())
+        asked = question(message.without_metadata(*_NOT_FOR_STEPS), self._question(message.text, agents, progress))
+        asked = asked.with_metadata(task=message.text, agents=agents, **progress.told())
         try:
-            plan, _ = await ask(calls, self._planner, question, model)
+            plan, _ = await ask(calls, self._planner, asked, model)
         except AixgoError as error:
             if not progress.failures or calls.fatal(error):
                 raise
@@ -177,7 +177,7 @@ class Planning(Orchestrator):
         metadata = {"plan": [step.to_json() for step in progress.done], "step_results": results}
         outputs = progress.outputs()
         if self._synthesizer is not None:
-            asked = _asked(message, _all_results(message.text, progress))
+            asked = question(message, _all_results(message.text, progress))
             reply = await calls.call(self._synthesizer, asked.with_metadata(task=message.text, **metadata))
         elif len(outputs) == 1:
             reply = progress.results[outputs[0]]
@@ -255,7 +255,7 @@ def _request(message: Message, step: Step, progress: _Progress) -> Message:
     """What a step's agent is asked."""
     texts = {need: progress.results[need].text for need in step.needs}
     results = {need: progress.results[need].json for need in step.needs}
-    return _asked(message, filled(step.task, texts)).with_metadata(
+    return question(message, filled(step.task, texts)).with_metadata(
         task=message.text, step=step.id, step_results=results
     )
 
@@ -284,11 +284,6 @@ def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
     )
     failed.__cause__ = progress.failures[step]
     return failed
-
-
-def _asked(message: Message, payload: str) -> Message:
-    """A request of its own: sessions keep one exchange for each id."""
-    return message.with_(payload=payload, id=new_id())
 
 
 def _described(name: str, workers: Sequence[Member], descriptions: Mapping[str, str]) -> Mapping[str, str]:

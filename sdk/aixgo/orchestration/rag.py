@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, Field
 
+from aixgo.asked import for_members
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.conversation import turns_of
 from aixgo.errors import AixgoError, InvalidInput, InvalidReply
@@ -219,7 +220,7 @@ class RAG(Orchestrator):
         number = run.next_step()
 
         def retrieval(query: str) -> Callable[[], Awaitable[Message]]:
-            request = run.message.with_(payload=query).with_metadata(top_k=self._candidates)
+            request = for_members(run.message).with_(payload=query).with_metadata(top_k=self._candidates)
             return lambda: run.calls.step(number, self._retriever, request)
 
         outcomes = await run.calls.together([(query, retrieval(query)) for query in queries])

@@ -14,9 +14,9 @@ from aixgo.asked import HANDOFFS
 from aixgo.conversation import with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, OrchestrationFailed
 from aixgo.imports import find_object
-from aixgo.message import Message, new_id
+from aixgo.message import Message
 from aixgo.names import nearest
-from aixgo.orchestration.asking import ask
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_count, check_names, check_rounds, check_word
 from aixgo.orchestration.history import History, Round
@@ -249,7 +249,7 @@ class Supervisor(Orchestrator):
 
 def _for_member(task: Message, payload: Any) -> Message:
     """A request about the task. Hand-overs that the task's caller offers are not for members."""
-    return task.without_metadata(HANDOFFS).with_(payload=payload, id=new_id())
+    return question(task.without_metadata(HANDOFFS), payload)
 
 
 def _read_select(name: str, select: str) -> Select:
