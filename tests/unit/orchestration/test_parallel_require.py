@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from aixgo.agent import Agent
+from aixgo.agent import Agent, agent
 from aixgo.errors import AllMembersFailed, CallCancelled, ConfigError, InvalidInput, TooFewSucceeded
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
@@ -166,6 +166,21 @@ async def test_it_stops_when_too_many_have_failed_to_succeed_still() -> None:
         await call(Parallel("p", members, require="all", early_stop=True))
     assert set(caught.value.fields["errors"]) == {"b0"}
     assert members[1].ended == "cancelled"
+
+
+async def test_it_does_not_stop_while_enough_may_still_succeed() -> None:
+    reply = await call(Parallel("p", [*bad(0, 0), *fine(5)], early_stop=True))
+    assert (reply.payload, set(reply.metadata["parallel_errors"])) == ({"f0": "f0"}, {"b0", "b1"})
+
+
+async def test_a_member_whose_own_work_was_cancelled_has_failed_and_was_not_stopped() -> None:
+    @agent
+    async def gave_up(_: Message) -> None:
+        raise CallCancelled("my own member was not wanted any more")
+
+    reply = await call(Parallel("p", [gave_up, *fine(5)], early_stop=True))
+    assert reply.metadata["parallel_errors"]["gave_up"]["class"] == "CallCancelled"
+    assert "parallel_cancelled" not in reply.metadata
 
 
 async def test_those_that_wait_for_room_never_begin() -> None:

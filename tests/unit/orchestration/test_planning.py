@@ -233,6 +233,22 @@ async def test_only_so_many_steps_run_at_once_and_those_that_wait_for_needs_take
         assert (await call).payload == {"2": "b", "3": "c"}
 
 
+async def test_a_step_that_ends_makes_room_for_one_more() -> None:
+    gates = Gates("a", "b", "c", "d")
+    planner = Planner(plan(*(step(name, name) for name in "abcd")))
+    async with running(Planning("p", gates.workers, planner, concurrency=2)) as runtime:
+        call = asyncio.create_task(runtime.call("p", "x"))
+        await gates.until("a", "b")
+        gates.gates["a"].set()
+        await gates.until("a", "b", "c")
+        for _ in range(20):  # as long as the fourth could begin, which may not
+            await asyncio.sleep(0)
+        assert sorted(gates.begun) == ["a", "b", "c"]
+        for gate in gates.gates.values():
+            gate.set()
+        await call
+
+
 # a failure in the middle
 
 

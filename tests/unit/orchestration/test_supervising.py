@@ -15,7 +15,7 @@ from aixgo.agents.llm import LLMAgent
 from aixgo.config.build import build_agents
 from aixgo.config.load import load
 from aixgo.config.spec import AgentSpec
-from aixgo.conversation import KEY, Turn, with_turns
+from aixgo.conversation import KEY, MAX_TURNS, Turn, turns_of, with_turns
 from aixgo.errors import (
     AgentFailed,
     AllMembersFailed,
@@ -187,6 +187,21 @@ async def test_a_worker_sees_the_task_and_what_was_said_about_it() -> None:
         {"role": "user", "content": "dig"},
         {"role": "assistant", "content": "a(dig)", "name": "a"},
     ]
+
+
+async def test_each_request_has_an_id_of_its_own_so_that_sessions_keep_all_of_them() -> None:
+    a, boss = Worker("a"), Boss(go("a", "dig"), go("a", "dig"), finish("done"))
+    await ask(Supervisor("s", [a], supervisor=boss), content=(task := Message("task")))
+    assert len({task.id, *(each.id for each in (*a.asked, *boss.asked))}) == 6
+
+
+async def test_a_worker_gets_the_last_turns_of_a_long_conversation() -> None:
+    a = Worker("a")
+    turns = [Turn("user", str(number)) for number in range(MAX_TURNS)]
+    await ask(Supervisor("s", [a], supervisor=Boss(go("a", "dig"), finish())), content=with_turns(Message("t"), turns))
+    told = turns_of(a.asked[0])
+    assert told is not None
+    assert (len(told), told[0].content, told[-1].content) == (MAX_TURNS, "1", "t")
 
 
 async def test_a_first_worker_with_the_task_itself_gets_no_conversation() -> None:

@@ -121,6 +121,11 @@ async def test_a_conversation_that_is_full_loses_its_oldest_turns() -> None:
     assert (len(turns), turns[0]["content"], turns[-2]["content"]) == (MAX_TURNS, "2", "hi")
 
 
+async def test_a_long_reason_is_cut() -> None:
+    reply = await ask(Swarm("s", [Talker("a", "b", reason="x" * 5000), Talker("b")]))
+    assert reply.metadata["handoffs"] == [{"from": "a", "to": "b", "reason": "x" * 1000}]
+
+
 async def test_each_agent_is_told_whom_it_may_hand_over_to_and_what_they_do() -> None:
     a, b, c = Talker("a", "b"), Talker("b", "c"), Talker("c")
     table = {"a": ["b", "c"], "b": ["c"]}
