@@ -33,7 +33,7 @@ class Beside:
 
     `files` are texts; `folders` have their texts by the path below them, or None when they are no small texts: a file
     that is none, a PDF for example, is among them. `imported` are the modules that the code among them imports.
-    `missing` and `outside` say what is named and is not there, or not in the folder, each with who names it.
+    `missing` and `outside` say what is named and is not there, or not below the folder, each with who names it.
     """
 
     files: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -55,9 +55,11 @@ def read_beside(config: Config, folder: Path) -> Beside:
     return reader.found()
 
 
-def command_files(command: tuple[str, ...], folder: Path) -> list[str]:
-    """The words of a command that are files below `folder`: a server's own script, a file that it is given."""
-    return [word for word in command if is_inside(word) and (folder / word).is_file()]
+def command_paths(command: tuple[str, ...]) -> list[str]:
+    """The words of a command as paths below the folder of the YAML, for what may be one: a server's own script, a file
+    that it is given.
+    """
+    return [PurePosixPath(word).as_posix() for word in command if is_inside(word)]
 
 
 def _documents(config: Config) -> Iterator[tuple[str, str]]:
@@ -68,8 +70,9 @@ def _documents(config: Config) -> Iterator[tuple[str, str]]:
 
 def _of_commands(config: Config, folder: Path) -> Iterator[tuple[str, str]]:
     for tool in config.tools:
-        for word in command_files(tool.mcp.command, folder) if tool.mcp else ():
-            yield word, f"MCP server {tool.name}"
+        for path in command_paths(tool.mcp.command) if tool.mcp else ():
+            if (folder / path).is_file():
+                yield path, f"MCP server {tool.name}"
 
 
 class _Reader:
@@ -93,7 +96,7 @@ class _Reader:
             new = f"{name}{_CODE}" not in self._files
             self._file(f"{name}{_CODE}")
             code = [self._files[f"{name}{_CODE}"]] if new else []
-        elif name.isidentifier() and any((self._folder / name).glob(f"*{_CODE}")):
+        elif name.isidentifier() and any((self._folder / name).rglob(f"*{_CODE}")):
             new = name not in self._folders
             texts = self._folder_of(name)
             code = [text for path, text in texts.items() if path.endswith(_CODE)] if new and texts else []
@@ -107,7 +110,7 @@ class _Reader:
 
     def path(self, path: str, by: str) -> None:
         """A file or folder that somebody names."""
-        if not is_inside(path):
+        if not is_inside(path) or path == ".":  # the folder itself has more in it than documents: keys, for one
             self._outside[path] = by
         elif (self._folder / path).is_dir():
             self._folder_of(path)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aixgo.errors import ConfigError
 
+from aixgo_services.needs.beside import command_paths
 from aixgo_services.needs.keeping import (
     IN_PROCESS,
     SessionPlace,
@@ -183,7 +184,7 @@ def _of_agent(workload: Workload, agent: AgentSpec, config: Config, source: Sour
     of_store = bool(store_folder(agent)) and is_inside(store_folder(agent))
     made = replace(workload, alone=is_alone(agent), writes=of_sessions or of_store)
     servers = [tool.mcp for tool in config.tools if tool.mcp is not None and tool.name in agent.mcp_servers]
-    if not any(word in source.beside for server in servers for word in server.command):
+    if not any(path in source.beside for server in servers for path in command_paths(server.command)):
         return made
     # A command that names a file means the one beside the YAML; code of the image's own stays importable.
     return replace(made, folder=FOLDER, environment={**workload.environment, "PYTHONPATH": WORK})

@@ -6,13 +6,12 @@ Below: `aixgo_services.needs`, `fleet.py`. Above: `aixgo render`.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from aixgo_services.needs.beside import Beside
+from aixgo_services.needs.beside import Beside, command_paths
 from aixgo_services.needs.keeping import Sessions, conflicts, is_inside, remembers, store_folder
 from aixgo_services.render.fleet import IMAGE_EXTRAS, Component
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from aixgo_services.render.fleet import FleetPlan
 
 _DOCKERFILE = "deploy/docker/Dockerfile"
+_IN_IMAGE = ("aixgo", "python", "python3")
+"""Programs that every image of aixgo has."""
 
 
 class Platform(StrEnum):
@@ -67,7 +68,7 @@ def _paths(beside: Beside) -> Iterator[Note]:
     for path, by in beside.missing:
         yield Note(f"{by} names {path}, which does not lie beside the file: add it, or put it into an image")
     for path, by in beside.outside:
-        yield Note(f"{by} names {path}, which is outside of the file's folder: mount it there, or put it into an image")
+        yield Note(f"{by} names {path}, which is not below the file's folder: mount it there, or put it into an image")
 
 
 def _programs(config: Config, plan: FleetPlan) -> Iterator[Note]:
@@ -76,8 +77,9 @@ def _programs(config: Config, plan: FleetPlan) -> Iterator[Note]:
         users = [agent.name for agent in config.agents if tool.name in agent.mcp_servers]
         if tool.mcp is None or not tool.mcp.command or not users:
             continue
-        program = shlex.quote(tool.mcp.command[0])
-        if program not in ("python", "python3", *plan.source.beside):
+        program = tool.mcp.command[0]
+        there = program in _IN_IMAGE or any(path in plan.source.beside for path in command_paths((program,)))
+        if not there:
             yield Note(f"MCP server {tool.name} is started by {program}: the image of {', '.join(users)} must have it")
 
 

@@ -103,7 +103,7 @@ def _pod_metadata(workload: Workload, plan: FleetPlan) -> Document:
 def _pod(workload: Workload, plan: FleetPlan) -> Document:
     volumes: list[Document] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
     if workload.component.serves_agents:
-        volumes.append({"name": "config", "configMap": {"name": CONFIG, **_items(plan.source)}})
+        volumes.append({"name": "config", "configMap": {"name": CONFIG, **_items(workload, plan.source)}})
     return {
         "serviceAccountName": workload.name,
         "automountServiceAccountToken": False,
@@ -124,11 +124,14 @@ def _pod(workload: Workload, plan: FleetPlan) -> Document:
     }
 
 
-def _items(source: Source) -> Document:
-    """Where the entries of the ConfigMap are mounted, when that is not under their own names."""
+def _items(workload: Workload, source: Source) -> Document:
+    """Where the entries of the ConfigMap are mounted, when that is not under their own names; as programs, where the
+    command of an MCP server may be one of them.
+    """
     keys = config_keys(source.texts)
     moved = any(path != key for path, key in keys.items())
-    return {"items": [{"key": key, "path": path} for path, key in keys.items()]} if moved else {}
+    mode = {"defaultMode": 0o555} if workload.folder else {}
+    return mode | ({"items": [{"key": key, "path": path} for path, key in keys.items()]} if moved else {})
 
 
 def _spread(key: str, workload: Workload, plan: FleetPlan) -> Document:

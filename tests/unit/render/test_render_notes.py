@@ -107,7 +107,8 @@ def test_what_is_no_small_text_needs_an_image_in_a_cluster_and_nothing_in_compos
     ("text", "said"),
     [
         (RAG.replace("docs", "nowhere"), "agent a names nowhere, which does not lie beside the file"),
-        (RAG.replace("docs", "/srv/docs"), "agent a names /srv/docs, which is outside of the file's folder"),
+        (RAG.replace("docs", "."), "agent a names ., which is not below the file's folder"),
+        (RAG.replace("docs", "/srv/docs"), "agent a names /srv/docs, which is not below the file's folder"),
         (
             "tools: [{name: t, mcp: {command: [npx, x]}}]\n" + LLM.replace("llm", "react, mcp_servers: [t]"),
             "MCP server t is started by npx: the image of a must have it",
@@ -124,11 +125,14 @@ def test_what_will_be_missing_is_a_warning_and_a_comment(text: str, said: str, c
     assert f"warning: {said}" in err
 
 
-def test_a_servers_own_script_is_found_from_the_working_directory(folder: Path, capsys: Output):
+@pytest.mark.parametrize("command", ["[python, server.py]", "[./server.py]"])
+def test_a_servers_own_script_is_found_from_the_working_directory(command: str, folder: Path, capsys: Output):
     (folder / "server.py").write_text("")
-    text = "tools: [{name: t, mcp: {command: [python, server.py]}}]\n" + LLM.replace("llm", "react, mcp_servers: [t]")
+    text = f"tools: [{{name: t, mcp: {{command: {command}}}}}]\n" + LLM.replace("llm", "react, mcp_servers: [t]")
     compose, warned = render("compose", text, capsys)
     service = yaml.safe_load(compose)["services"]["a"]
     assert (service["working_dir"], service["environment"]["PYTHONPATH"]) == ("/etc/aixgo", "/app")
     assert warned == ""
-    assert "workingDir: /etc/aixgo" in render("kubernetes", text, capsys)[0]
+    manifests, _ = render("kubernetes", text, capsys)
+    assert "workingDir: /etc/aixgo" in manifests
+    assert f"defaultMode: {0o555}" in manifests  # a script may be a program
