@@ -53,7 +53,7 @@ HANGING: dict[str, type[AixgoError] | str] = {
     "debate": TooFewSucceeded,
 }
 """How a member that uses up all the time ends it: with DeadlineExceeded, where nothing else is said."""
-PATIENCE = 4.0
+PATIENCE = 10.0
 """Seconds of the calls that hang."""
 
 
