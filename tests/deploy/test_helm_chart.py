@@ -32,7 +32,9 @@ agents:
   - {name: clock, role: producer, config: {interval: 1m}}
   - {name: library, role: retriever, config: {store: vectors}}
   - {name: shared, role: retriever, config: {store: "http://qdrant:6333"}}
-  - {name: own, role: retriever, config: {documents: handbook, store: memory}}
+  - {name: own, role: retriever, config: {documents: handbook, store: memory, embeddings: test/words}}
+  - {name: like, role: classifier, config: {method: embeddings, categories: {a: b, c: d}}}
+  - {name: near-by, role: aggregator, config: {strategy: clustering}}
 tools:
   - {name: files, mcp: {command: [serve-files]}}
   - {name: far, mcp: {url: "https://tools.example:8443/mcp"}}

@@ -22,7 +22,7 @@ BASE = ROOT / "deploy" / "kubernetes" / "base"
 VALUES_SCHEMA = ROOT / "deploy" / "helm" / "aixgo" / "values.schema.json"
 HEADER = "Rendered from examples/support-desk/support-desk.yaml; change that and run: make render"
 
-_COMPONENTS = ("agent", "orchestration", "gateway", "control-plane", "model-server")
+_COMPONENTS = ("agent", "embedding", "orchestration", "gateway", "control-plane", "model-server")
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COUNT = {"type": "integer", "minimum": 1}

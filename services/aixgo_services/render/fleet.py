@@ -23,6 +23,7 @@ from aixgo_services.needs.keeping import (
     may_remember,
     store_folder,
 )
+from aixgo_services.needs.models import embeddings_of
 from aixgo_services.render.names import CONTROL_PLANE, GATEWAY, MODEL_SERVER, dns_name, dns_names
 from aixgo_services.supervisor import LOCAL_MODELS
 
@@ -65,7 +66,7 @@ class Workload:
     """A container and how often it runs. `name` is a DNS label; `agent` is whom it serves, under the real name.
 
     `alone`: a second replica would do harm. `writes`: it keeps files in the folder of the YAML. `folder`: its working
-    directory, where that is not the image's.
+    directory, where that is not the image's. `embeds`: it has the model of embeddings in its process.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Workload:
     alone: bool = False
     writes: bool = False
     folder: str = ""
+    embeds: bool = False
 
     @property
     def scales(self) -> bool:
@@ -182,7 +184,8 @@ def _of_agent(workload: Workload, agent: AgentSpec, config: Config, source: Sour
     """What the agent's own role and tools ask of its container."""
     of_sessions = sessions.kind is Sessions.SQLITE and is_inside(sessions.path) and may_remember(agent)
     of_store = bool(store_folder(agent)) and is_inside(store_folder(agent))
-    made = replace(workload, alone=is_alone(agent), writes=of_sessions or of_store)
+    embeds = embeddings_of(agent).startswith(LOCAL_MODELS)
+    made = replace(workload, alone=is_alone(agent), writes=of_sessions or of_store, embeds=embeds)
     servers = [tool.mcp for tool in config.tools if tool.mcp is not None and tool.name in agent.mcp_servers]
     if not any(path in source.beside for server in servers for path in command_paths(server.command)):
         return made

@@ -50,6 +50,8 @@ RESOURCES = {
     Component.CONTROL_PLANE: Resources("50m", "128Mi", "1", "256Mi"),
     Component.MODEL_SERVER: Resources("500m", "384Mi", "2", "1Gi"),
 }
+EMBEDDING = Resources("100m", "512Mi", "1", "1Gi")
+"""For an agent that has the model of embeddings in its process, which takes about 350 MiB, and documents besides."""
 
 
 def labels(workload: Workload, plan: FleetPlan) -> dict[str, str]:
@@ -167,7 +169,7 @@ def _container(workload: Workload) -> Document:
         },
         "livenessProbe": {**_probe(workload), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "resources": RESOURCES[workload.component].document(),
+        "resources": (EMBEDDING if workload.embeds else RESOURCES[workload.component]).document(),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -332,6 +332,12 @@ def test_what_must_be_alone_is_neither_scaled_nor_doubled_while_it_is_replaced()
     assert "replicas" not in of_kind(made, "Deployment")["shared"]["spec"]
 
 
+def test_an_agent_that_embeds_texts_itself_has_the_memory_for_the_model():
+    made = of_kind(objects(ALONE), "Deployment")
+    limits = {name: container(each)["resources"]["limits"]["memory"] for name, each in made.items()}
+    assert (limits["library"], limits["clock"]) == ("1Gi", "512Mi")
+
+
 @pytest.mark.parametrize(
     ("added", "ports"),
     [

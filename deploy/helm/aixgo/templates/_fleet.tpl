@@ -44,8 +44,16 @@
 {{- if or (eq .role "producer") $embedded -}}true{{- end -}}
 {{- end -}}
 
-{{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, alone, env}]}. Takes the
-     root. */}}
+{{/* "true" where the model of embeddings is in the agent's process. Takes an agent. */}}
+{{- define "aixgo.embeds" -}}
+{{- $method := and (eq .role "classifier") (eq (dig "config" "method" "" .) "embeddings") -}}
+{{- $clusters := and (eq .role "aggregator") (eq (dig "config" "strategy" "" .) "clustering") -}}
+{{- $here := dig "config" "embeddings" "local/minilm" . | hasPrefix "local/" -}}
+{{- if and $here (or (eq .role "retriever") $method $clusters) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, alone,
+     embeds, env}]}. Takes the root. */}}
 {{- define "aixgo.workloads" -}}
 {{- $config := include "aixgo.config" . | fromJson -}}
 {{- $deployed := dig "deployment" "agents" dict $config -}}
@@ -58,7 +66,7 @@
 {{- $all = append $all (dict "name" "model-server" "component" "model-server" "args" (list "model" "serve" "--listen=0.0.0.0:8080") "port" 8080 "image" .Values.modelImage "replicas" 1 "env" dict) -}}
 {{- end -}}
 {{- $named := list -}}
-{{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent" "alone" (include "aixgo.alone" . | eq "true")) -}}{{- end -}}
+{{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent" "alone" (include "aixgo.alone" . | eq "true") "embeds" (include "aixgo.embeds" . | eq "true")) -}}{{- end -}}
 {{- with $config.orchestration -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
 {{- range $config.orchestrations -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
 {{- range $named -}}
