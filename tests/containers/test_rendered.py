@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aixgo import DistributedRuntime, Message
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
@@ -26,6 +28,7 @@ agents:
   - {name: Upper_Case, role: llm, model: test/upper}
   - {name: sign, role: "letter:Sign", config: {signature: the team}}
 orchestration: {name: letter, pattern: sequential, agents: [Upper_Case, sign]}
+sessions: {store: "sqlite:///sessions.db"}
 deployment: {agents: {Upper_Case: {replicas: 2}}}
 """
 SIGN = """\
@@ -64,7 +67,7 @@ def brought_up(tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch) -> I
         return run
 
     yield bring_up
-    run("down", "--remove-orphans")
+    run("down", "--volumes", "--remove-orphans")
 
 
 def aixgo(*words: str) -> Any:
@@ -75,6 +78,13 @@ def aixgo(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
+async def words_seen(gateway: str, *messages: str) -> list[int]:
+    """How many words the model of `Upper_Case` was shown for each message of one session."""
+    async with DistributedRuntime(connect={"Upper_Case": gateway}) as runtime:
+        replies = [await runtime.call("Upper_Case", Message(each, session_id="s"), timeout=60) for each in messages]
+    return [reply.usage.prompt_tokens for reply in replies]
+
+
 def test_the_same_file_answers_the_same_in_one_process_and_as_a_rendered_fleet(
     letter: Path, brought_up: Callable[[Path], Compose]
 ):
@@ -82,6 +92,8 @@ def test_the_same_file_answers_the_same_in_one_process_and_as_a_rendered_fleet(
     gateway = compose("port", "gateway", "50051")
     assert aixgo("call", "letter", "hello", "--gateway", gateway)["payload"] == "HELLO -- the team"
     assert aixgo("run", str(letter), "-i", "hello")["payload"] == "HELLO -- the team"
+    # Two replicas share the file of sessions, which is on a volume: whichever is asked, it knows what was said before.
+    assert asyncio.run(words_seen(gateway, "a", "b", "c", "d")) == [1, 3, 5, 7]
     running = compose("ps", "--format", "{{.Image}} {{.State}} {{.Health}}").splitlines()
     assert running == [f"{IMAGE} running healthy"] * 6
 
