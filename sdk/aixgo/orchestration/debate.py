@@ -15,9 +15,10 @@ from aixgo.message import Message
 from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_names, check_rounds, check_word
+from aixgo.orchestration.failures import briefs, in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.orchestration.statements import Record, Ruling, Statement, diversity, read_text
-from aixgo.orchestration.voters import in_words, labels_of, split, told
+from aixgo.orchestration.voters import labels_of, split
 from aixgo.runtime.parallel import Job
 
 DEBATERS = 2
@@ -147,7 +148,7 @@ class Debate(Orchestrator):
             for label, debater in zip(self._labels, self._debaters, strict=True)
         ]
         replies, errors = split(await calls.together(jobs), calls)
-        record.errors += [{"round": number, "agent": label, **error} for label, error in told(errors).items()]
+        record.errors += [{"round": number, "agent": label, **error} for label, error in briefs(errors).items()]
         if len(replies) < DEBATERS:
             raise _too_few(self.name, number, len(replies), errors)
         said = {
@@ -185,8 +186,7 @@ class Debate(Orchestrator):
         except AixgoError as error:
             if calls.fatal(error):
                 raise
-            failed = told({name_of(moderator): error})[name_of(moderator)]
-            record.errors.append({"round": record.round, "agent": name_of(moderator), **failed})
+            record.errors.append({"round": record.round, "agent": name_of(moderator), **error.brief()})
             record.failure = error
             return False
         return record.ruling.consensus
@@ -225,10 +225,11 @@ def _with(message: Message, text: str, **metadata: Any) -> Message:
 
 
 def _too_few(name: str, number: int, succeeded: int, errors: Mapping[str, AixgoError]) -> AixgoError:
-    fields = {"errors": told(errors), "succeeded": succeeded, "required": DEBATERS, "round": number}
+    told = briefs(errors)
+    fields = {"errors": told, "succeeded": succeeded, "required": DEBATERS, "round": number}
     if not succeeded:
-        return AllMembersFailed(f"all debaters of {name!r} failed in round {number}: {in_words(errors)}", fields=fields)
+        return AllMembersFailed(f"all debaters of {name!r} failed in round {number}: {in_words(told)}", fields=fields)
     return TooFewSucceeded(
-        f"one debater of {name!r} was left in round {number} and {DEBATERS} are needed: {in_words(errors)}",
+        f"one debater of {name!r} was left in round {number} and {DEBATERS} are needed: {in_words(told)}",
         fields=fields,
     )

@@ -16,8 +16,9 @@ from aixgo.message import Message
 from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
 from aixgo.orchestration.checks import check_concurrency, check_names, check_share, check_word
+from aixgo.orchestration.failures import briefs, in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
-from aixgo.orchestration.voters import answer_of, in_words, labels_of, split, told
+from aixgo.orchestration.voters import answer_of, labels_of, split
 from aixgo.runtime.parallel import Job
 from aixgo.voting import Ballot, Verdict
 
@@ -134,15 +135,14 @@ class Ensemble(Orchestrator):
         ballots = self._ballots(replies, errors)
         calls.span.set("ensemble.agents_failed", len(errors))
         if not ballots:
-            raise AllMembersFailed(
-                f"all {len(jobs)} agents failed: {in_words(errors)}", fields={"errors": told(errors)}
-            )
+            told = briefs(errors)
+            raise AllMembersFailed(f"all {len(jobs)} agents failed: {in_words(told)}", fields={"errors": told})
         counted: voting.Strategy = "majority" if self._strategy == "judge" else self._strategy
         verdict = voting.decide(ballots, counted, normalise=self._normalise)
         calls.span.set("ensemble.agreement", verdict.agreement)
         reply = await self._decided(message, replies, ballots, verdict, calls)
         reply = reply.with_metadata(strategy=self._strategy, votes=dict(verdict.votes), voters=_voters(verdict))
-        return reply.with_metadata(parallel_errors=told(errors)) if errors else reply
+        return reply.with_metadata(parallel_errors=briefs(errors)) if errors else reply
 
     def _job(self, label: str, voter: Member, message: Message, calls: MemberCalls) -> Job:
         async def answer() -> Message:

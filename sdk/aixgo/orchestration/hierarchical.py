@@ -22,6 +22,7 @@ from aixgo.message import Message, to_json
 from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_concurrency, check_names
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.levels import HIERARCHY, STATE_KEY, Assignment, Found, Place, assignments_model
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.plans import MAX_FILLED, cut
@@ -31,8 +32,6 @@ Team: TypeAlias = "Member | Sequence[Member]"
 ASSIGNED = "assigned_manager"
 _NOT_FOR_TEAMS = frozenset({RESPONSE_SCHEMA, HANDOFFS, ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
 """Metadata of a request that is meant for whoever gives the reply, or for the manager of an outer hierarchy."""
-_IN_FIELDS = 600
-"""Characters that the messages in an error's fields have together: fields cross the wire in a header."""
 
 
 class HierarchicalConfig(PatternConfig):
@@ -257,12 +256,7 @@ def _check_descriptions(
 
 
 def _all_failed(found: Found) -> AllMembersFailed:
-    share = _IN_FIELDS // len(found.errors)
-    errors = {
-        team: {"class": each["class"], "message": cut(each["message"], share)} for team, each in found.errors.items()
-    }
-    reasons = "; ".join(f"{team}: {error['class']}: {error['message']}" for team, error in found.errors.items())
-    return AllMembersFailed(f"no team succeeded: {reasons}", fields={"errors": errors})
+    return AllMembersFailed(f"no team succeeded: {in_words(found.errors)}", fields={"errors": dict(found.errors)})
 
 
 def _results(task: str, found: Found) -> str:

@@ -18,6 +18,7 @@ from aixgo.message import JSON, Message
 from aixgo.orchestration.asking import ask, read_answer
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_count, check_word
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.runtime.contract import Outcome, Outcomes
 
@@ -237,8 +238,7 @@ def _failure(index: int, error: AixgoError) -> dict[str, Any]:
 
 def _all_failed(failed: Sequence[Mapping[str, Any]]) -> AllMembersFailed:
     errors = {str(each["index"]): {"class": each["class"], "message": each["message"]} for each in failed}
-    reasons = "; ".join(f"{at}: {error['class']}: {error['message']}" for at, error in list(errors.items())[:5])
-    return AllMembersFailed(f"all {len(failed)} items failed: {reasons}", fields={"errors": errors})
+    return AllMembersFailed(f"all {len(failed)} items failed: {in_words(errors)}", fields={"errors": errors})
 
 
 def _result(index: int, reply: Message) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aixgo.errors import AllMembersFailed, CallCancelled, OrchestrationFailed, T
 from aixgo.message import JSON, Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
 from aixgo.orchestration.checks import check_concurrency, check_count, check_word
+from aixgo.orchestration.failures import in_words, labelled
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.runtime.contract import Outcome, Outcomes
 
@@ -115,7 +116,7 @@ class Parallel(Orchestrator):
         return self._early_stop and isinstance(outcome.error, CallCancelled) and not outcome.error.agent_path
 
     def _failed(self, succeeded: int, errors: Mapping[str, Mapping[str, str]]) -> OrchestrationFailed:
-        reasons = "; ".join(f"{key}: {error['class']}: {error['message']}" for key, error in errors.items())
+        reasons = in_words(errors)
         if not succeeded and self._required == 1:
             return AllMembersFailed(f"all {len(self._workers)} agents failed: {reasons}", fields={"errors": errors})
         fields = {"errors": errors, "succeeded": succeeded, "required": self._required}
@@ -147,14 +148,7 @@ def _required_of(name: str, require: Require, count: int) -> int:
 
 def _keyed(outcomes: Outcomes) -> Mapping[str, Outcome]:
     """Outcomes by member; a member that is there twice gets `name#2`."""
-    keyed: dict[str, Outcome] = {}
-    for outcome in outcomes:
-        key, number = outcome.target, 1
-        while key in keyed:
-            number += 1
-            key = f"{outcome.target}#{number}"
-        keyed[key] = outcome
-    return keyed
+    return dict(zip(labelled(outcome.target for outcome in outcomes), outcomes, strict=True))
 
 
 def _result(reply: Message) -> dict[str, Any]:

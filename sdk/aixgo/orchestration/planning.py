@@ -31,8 +31,6 @@ _RULES = (
 )
 _TOLD = 2000
 """Characters of a result or an error that the planner is told."""
-_IN_FIELDS = 600
-"""Characters that the messages in an error's fields have together: fields cross the wire in a header."""
 _NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, HANDOFFS, "done", "failed"})
 """Metadata of a request that is meant for whoever gives the reply, or for the planner of an outer plan."""
 
@@ -272,11 +270,7 @@ def _all_results(task: str, progress: _Progress) -> str:
 def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
     told = progress.errors()
     step, first = next(iter(told.items()))
-    share = _IN_FIELDS // len(told)
-    errors = {
-        name: {"agent": each["agent"], "class": each["class"], "message": cut(each["message"], share)}
-        for name, each in told.items()
-    }
+    errors = {name: {key: each[key] for key in ("agent", "class", "message")} for name, each in told.items()}
     failed = PlanFailed(
         f"step {step!r} ({first['agent']}) failed after {progress.replans} new plans:"
         f" {first['class']}: {first['message']}{why}",

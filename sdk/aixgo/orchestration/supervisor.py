@@ -19,6 +19,7 @@ from aixgo.names import nearest
 from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
 from aixgo.orchestration.checks import check_count, check_names, check_rounds, check_word
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.history import History, Round
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 
@@ -242,9 +243,8 @@ class Supervisor(Orchestrator):
             return OrchestrationFailed(
                 f"the rule of supervisor {self.name!r} was finished before any worker was asked, so there is no result"
             )
-        errors = history.errors
-        reasons = "; ".join(f"{name}: {error['class']}: {error['message']}" for name, error in errors.items())
-        return AllMembersFailed(f"no worker succeeded in {len(history)} rounds: {reasons}", fields={"errors": errors})
+        told = f"no worker succeeded in {len(history)} rounds: {in_words(history.errors)}"
+        return AllMembersFailed(told, fields={"errors": history.errors})
 
 
 def _for_member(task: Message, payload: Any) -> Message:

@@ -317,7 +317,7 @@ async def test_its_own_deadline_ends_it_and_leaves_no_task() -> None:
     async def hangs(_: Message) -> None:
         await asyncio.Event().wait()
 
-    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.5)))
+    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.8)))
     assert answer.payload == "x"
     assert answer.metadata["parallel_errors"]["hangs"]["class"] == "DeadlineExceeded"
     with pytest.raises(DeadlineExceeded):

@@ -268,7 +268,7 @@ async def test_items_that_are_not_done_in_time_fail(on_error: Any) -> None:
             await asyncio.Event().wait()
         return "done"
 
-    made = MapReduce("m", "hangs_at_two", on_error=on_error, limits=Limits(timeout=0.2))
+    made = MapReduce("m", "hangs_at_two", on_error=on_error, limits=Limits(timeout=0.8))
     work = reply(made, [1, 2, 3], hangs_at_two)
     if on_error == "stop":
         with pytest.raises(errors.DeadlineExceeded) as caught:

@@ -324,7 +324,7 @@ async def test_a_timeout_shorter_than_the_inherited_one_ends_it_typed(pattern: A
 
 
 async def test_what_members_did_at_once_is_of_use_when_another_one_hangs() -> None:
-    made = Parallel("p", ["hangs", "upper", "hangs"], limits=Limits(timeout=0.2))
+    made = Parallel("p", ["hangs", "upper", "hangs"], limits=Limits(timeout=0.8))
     events = await stream(made)
     assert isinstance(events[-1], Result)
     answer = events[-1].message
@@ -409,7 +409,7 @@ class Careless(Orchestrator):
 
 
 async def test_time_that_is_used_up_by_all_members_is_the_patterns() -> None:
-    answer = await reply(Careless("c", ["hangs", "hangs"], limits=Limits(timeout=0.5)))
+    answer = await reply(Careless("c", ["hangs", "hangs"], limits=Limits(timeout=0.8)))
     assert answer.payload is True
 
 

@@ -70,6 +70,12 @@ async def test_when_nothing_succeeded_and_something_failed_it_fails(when: Any) -
     assert set(caught.value.fields["errors"]) == ({"b"} if when else {"a", "b"})
 
 
+async def test_an_agent_that_fails_at_two_steps_is_told_of_twice() -> None:
+    with pytest.raises(AllMembersFailed) as caught:
+        await ask(Sequential("s", ["broken", "broken"], on_error="skip"), broken("broken"))
+    assert set(caught.value.fields["errors"]) == {"broken", "broken#2"}
+
+
 async def test_a_sequence_whose_steps_are_all_left_out_answers_what_it_was_asked() -> None:
     reply = await ask(Sequential("s", [Step("a")], when={"a": lambda _: False}), content=Message("x", {"k": 1}))
     assert (reply.payload, reply.metadata["k"]) == ("x", 1)
