@@ -113,6 +113,14 @@ async def test_a_member_that_hangs_has_the_documented_outcome_and_is_cancelled(r
         assert asyncio.all_tasks() == before
 
 
+async def test_losers_of_an_early_stop_are_cancelled_where_they_run(runtime: BaseRuntime) -> None:
+    reply = await runtime.call("early", TASK, timeout=BOUND)
+    assert (reply.payload, reply.metadata["parallel_cancelled"]) == ({"late": "late"}, ["hangs", "hangs#2"])
+    async with asyncio.timeout(BOUND):
+        while (await runtime.call("hanging", "", timeout=BOUND)).payload:
+            pass
+
+
 @pytest.fixture
 def mortal(processes: Fleet) -> Iterator[Process]:
     """A process with the agent that kills it."""
