@@ -11,6 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 from aixgo_services.logs import PACKAGES
+from hypothesis import settings
+
+settings.register_profile("aixgo", deadline=None)  # no test depends on how busy the machine is
+settings.load_profile("aixgo")
 
 _PREFIXES = (
     "OPENAI_",

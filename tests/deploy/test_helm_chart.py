@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from aixgo.config.load import loads
+from aixgo.config.settings import Settings
+from aixgo_services.needs.keeping import session_place
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import kubernetes_files, kubernetes_objects
 
@@ -27,6 +29,17 @@ agents:
   - {name: gateway, role: "desk:Ticket"}
   - {name: 9.lives, role: llm, model: test/echo}
   - {name: a-0123456789, role: llm, model: test/echo}
+  - {name: clock, role: producer, config: {interval: 1m}}
+  - {name: library, role: retriever, config: {store: vectors}}
+  - {name: shared, role: retriever, config: {store: "http://qdrant:6333"}}
+  - {name: own, role: retriever, config: {documents: handbook, store: memory, embeddings: test/words}}
+  - {name: like, role: classifier, config: {method: embeddings, categories: {a: b, c: d}}}
+  - {name: near-by, role: aggregator, config: {strategy: clustering}}
+tools:
+  - {name: files, mcp: {command: [serve-files]}}
+  - {name: far, mcp: {url: "https://tools.example:8443/mcp"}}
+  - {name: near, mcp: {url: "http://tools/mcp"}}
+sessions: {store: "postgresql://user:p@a:5433,b/x?sslmode=require"}
 orchestrations:
   - {pattern: sequential, agents: [My_Agent, far], limits: {max_tokens: null, max_iterations: 2000000}}
   - {name: LongLongLongLongLongLongLongLongLongLongLongLongLongLongLong, pattern: sequential, agents: [main]}
@@ -36,7 +49,8 @@ deployment: {mode: distributed, connect: {far: "dns:///far:50060"}, agents: {My_
 
 def rendered(text: str, modules: dict[str, str]) -> list[dict[str, Any]]:
     config = loads(text)
-    return kubernetes_objects(kubernetes_files(config, plan_containers(config, Source("desk", text, modules))))
+    plan = plan_containers(config, Source("desk", text, modules), sessions=session_place(config, Settings()))
+    return kubernetes_objects(kubernetes_files(config, plan))
 
 
 def plain(value: Any) -> Any:
@@ -110,6 +124,17 @@ def test_its_objects_are_valid_and_pass_the_restricted_standard(
     made = template("-f", EXAMPLE, *values)
     assert list(violations(made)) == []
     validate(made)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite:///sessions.db", "postgresql://db/x", "postgres:///x"])
+def test_agents_reach_the_sessions_where_render_says(
+    store: str, template: Callable[..., list[dict[str, Any]]], tmp_path: Path
+):
+    text = f"version: 2\nagents: [{{name: a, role: llm, model: test/echo}}]\nsessions: {{store: '{store}'}}\n"
+    (tmp_path / "desk.yaml").write_text(text)
+    made = by_key(template("--set-file", f"config={tmp_path / 'desk.yaml'}"))
+    policy = ("NetworkPolicy", "agents-egress")
+    assert made[policy] == by_key(rendered(text, {}))[policy]
 
 
 def test_without_autoscaling_the_replicas_are_those_of_the_yaml(template: Callable[..., list[dict[str, Any]]]):

@@ -65,6 +65,7 @@ def cast_members(brain: Brain) -> list[Agent]:
         PaidBoom(),
         hangs := Hangs(),
         Hanging(hangs),
+        Late(hangs),
         Mortal(),
     ]
 
@@ -96,9 +97,12 @@ class Hangs(Agent):
 
     def __init__(self) -> None:
         self.running = 0
+        self.two = asyncio.Event()
 
     async def execute(self, message: Message) -> Message:
         self.running += 1
+        if self.running == 2:
+            self.two.set()
         try:
             await self.runtime.call("leaf", Message("spend these words"))
             return await asyncio.get_running_loop().create_future()
@@ -116,6 +120,19 @@ class Hanging(Agent):
 
     async def execute(self, message: Message) -> Message:
         return Message(self._hangs.running)
+
+
+class Late(Agent):
+    """Answers as soon as two calls have hung at once in its process."""
+
+    name = "late"
+
+    def __init__(self, hangs: Hangs) -> None:
+        self._hangs = hangs
+
+    async def execute(self, message: Message) -> Message:
+        await self._hangs.two.wait()
+        return Message("late")
 
 
 class Mortal(Agent):

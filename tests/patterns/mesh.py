@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from aixgo import Agent, Sequential
+from aixgo import Agent, Parallel, Sequential
 from aixgo.config.build import build_agents
 from aixgo.config.load import loads
 from aixgo.resources import Resources
@@ -26,7 +26,9 @@ FAILURES = ("paid-boom", "hangs", "mortal")
 def all_agents(brain: Brain | None = None) -> list[Agent]:
     """Every agent and orchestrator, new."""
     brain = brain or Brain()
-    return [*cast_members(brain), *from_python(), *from_yaml(brain), *nested(PAIRS), *failing(), *levels(), *circles()]
+    early = Parallel("early", ["hangs", "late", "hangs"], early_stop=True)
+    made = [*from_python(), *from_yaml(brain), *nested(PAIRS), *failing(), *levels(), *circles(), early]
+    return [*cast_members(brain), *made]
 
 
 def from_python() -> list[Agent]:
@@ -78,6 +80,7 @@ def document(orchestrations: list[dict[str, Any]]) -> dict[str, Any]:
 PLACES: dict[str, tuple[str, ...]] = {
     "outer": (
         "top",
+        "early",
         *(f"circle-{pattern}" for pattern in PATTERNS),
         *(f"py-{pattern}" for pattern in PATTERNS),
         *(f"yaml-{pattern}" for pattern in PATTERNS),
@@ -85,6 +88,6 @@ PLACES: dict[str, tuple[str, ...]] = {
         *(f"{pattern}.{member}" for pattern in PATTERNS for member in FAILURES),
     ),
     "inner": ("middle", *(f"inner-{pattern}" for pattern in PATTERNS), "lead", "greeter", "sorter", "shelf"),
-    "leaves": ("bottom", "leaf", "leaf-2", "paid-boom", "hangs", "hanging"),
+    "leaves": ("bottom", "leaf", "leaf-2", "paid-boom", "hangs", "hanging", "late"),
 }
 """The processes of the fleet; `mortal` gets one of its own in the tests that kill it."""

@@ -53,7 +53,7 @@ HANGING: dict[str, type[AixgoError] | str] = {
     "debate": TooFewSucceeded,
 }
 """How a member that uses up all the time ends it: with DeadlineExceeded, where nothing else is said."""
-PATIENCE = 4.0
+PATIENCE = 10.0
 """Seconds of the calls that hang."""
 
 
@@ -111,6 +111,14 @@ async def test_a_member_that_hangs_has_the_documented_outcome_and_is_cancelled(r
             pass
     if isinstance(runtime, LocalRuntime):
         assert asyncio.all_tasks() == before
+
+
+async def test_losers_of_an_early_stop_are_cancelled_where_they_run(runtime: BaseRuntime) -> None:
+    reply = await runtime.call("early", TASK, timeout=BOUND)
+    assert (reply.payload, reply.metadata["parallel_cancelled"]) == ({"late": "late"}, ["hangs", "hangs#2"])
+    async with asyncio.timeout(BOUND):
+        while (await runtime.call("hanging", "", timeout=BOUND)).payload:
+            pass
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ BASE = ROOT / "deploy" / "kubernetes" / "base"
 VALUES_SCHEMA = ROOT / "deploy" / "helm" / "aixgo" / "values.schema.json"
 HEADER = "Rendered from examples/support-desk/support-desk.yaml; change that and run: make render"
 
-_COMPONENTS = ("agent", "orchestration", "gateway", "control-plane", "model-server")
+_COMPONENTS = ("agent", "embedding", "orchestration", "gateway", "control-plane", "model-server")
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COUNT = {"type": "integer", "minimum": 1}
@@ -62,7 +62,7 @@ def chart_properties() -> dict[str, Any]:
         "keysSecret": {"type": "string", "minLength": 1},
         "modelImage": {"type": "string", "minLength": 1},
         "modelServer": {"enum": ["auto", True, False]},
-        "modules": {**_TEXTS, "propertyNames": {"pattern": r"^[A-Za-z_][A-Za-z0-9_]*\.py$"}},
+        "modules": {**_TEXTS, "propertyNames": {"pattern": r"^[-._A-Za-z0-9]+$"}},
         "networkPolicies": {"type": "boolean"},
         "resources": _closed(**dict.fromkeys(_COMPONENTS, resources)),
     }

@@ -120,7 +120,7 @@ class _Checks:
 
     def _check_pattern(self, location: Location, spec: PatternSpec) -> list[str]:
         """Check one pattern and those inside it; the names that it calls."""
-        if spec.pattern not in PATTERNS:
+        if spec.pattern not in PATTERNS and ":" not in spec.pattern:
             self._note((*location, "pattern"), f"unknown pattern {spec.pattern!r}; {nearest(spec.pattern, PATTERNS)}")
         names: list[str] = []
         for index, member in enumerate(spec.agents):

@@ -14,6 +14,8 @@ from aixgo.config.schema import Config
 from aixgo.orchestration.catalog import PATTERNS, find_pattern
 
 _DEFINITIONS = "#/$defs/{model}"
+_OWN = r"^[\w.]+:\w+$"
+"""A pattern of the user's own, as an import path."""
 _MEMBER = {"$comment": "a pattern in the place of a member"}
 _PATTERN = {"$ref": "#/$defs/PatternSpec"}
 
@@ -36,7 +38,7 @@ def json_schema() -> dict[str, Any]:
     model.pop("items", None)
     chosen = [_config_of(pattern, definitions) for pattern in PATTERNS]
     for name in ("PatternSpec", "OrchestrationSpec"):
-        definitions[name]["properties"]["pattern"]["enum"] = list(PATTERNS)
+        definitions[name]["properties"]["pattern"]["anyOf"] = [{"enum": list(PATTERNS)}, {"pattern": _OWN}]
         definitions[name]["allOf"] = chosen
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "aixgo, version 2"}
 

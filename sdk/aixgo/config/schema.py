@@ -155,7 +155,9 @@ class LimitsSpec(_Section):
 class PatternSpec(_Section):
     """A pattern and its members. Written in place of a member it has no name, and lives in its parent's process."""
 
-    pattern: str = Field(description="How its members work together: sequential, parallel, router, ...")
+    pattern: str = Field(
+        description="How its members work together: sequential, parallel, ..., or a class: my_pkg.patterns:Cascade."
+    )
     agents: tuple["Member", ...] = Field(default=(), description="Names of agents and orchestrations, or patterns.")
     config: dict[str, Any] = Field(default_factory=dict, description="What the pattern itself can be told.")
     limits: LimitsSpec = LimitsSpec()

@@ -100,6 +100,7 @@ class MiniLMClient:
 def _load() -> _Loaded:
     weights, vocabulary = _find(*_WEIGHTS), _find(*_TOKENIZER)
     onnxruntime, tokenizers, numpy = (_import(name) for name in ("onnxruntime", "tokenizers", "numpy"))
+    onnxruntime.disable_telemetry_events()
     tokenizer = tokenizers.Tokenizer.from_str(vocabulary.decode())
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_INPUT_TOKENS)

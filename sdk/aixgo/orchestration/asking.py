@@ -1,4 +1,5 @@
-"""Members that answer in a structure: the schema that goes with the question, and what is made of the answer.
+"""Questions of a pattern's own, and members that answer them in a structure: the schema that goes with a question, and
+what is made of an answer.
 
 The schema travels in the metadata `response_schema`; the ready LLM agents follow it, any other agent may answer such a
 JSON object by itself. Above: the patterns that ask for decisions, plans and scores.
@@ -6,7 +7,7 @@ JSON object by itself. Above: the patterns that ask for decisions, plans and sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from aixgo.asked import RESPONSE_SCHEMA, for_members, unfenced
 from aixgo.errors import InvalidCompletion, InvalidMessage, InvalidReply
 from aixgo.llm.structured import strict_schema
-from aixgo.message import Message, from_json
+from aixgo.message import Message, Payload, from_json, new_id
 from aixgo.orchestration.base import name_of
 
 if TYPE_CHECKING:
@@ -31,25 +32,38 @@ ATTEMPTS = 2
 _CUT = 200
 
 
+def question(message: Message, payload: Payload) -> Message:
+    """What a pattern asks about `message` in its own words. It has an id of its own: sessions keep one exchange for
+    each id.
+    """
+    return message.with_(payload=payload, id=new_id())
+
+
 async def ask(
-    calls: MemberCalls, member: Member, message: Message, schema: type[ModelT], *, number: int | None = None
+    calls: MemberCalls,
+    member: Member,
+    message: Message,
+    schema: type[ModelT],
+    *,
+    number: int | None = None,
+    read: Callable[[Message], ModelT] | None = None,
 ) -> tuple[ModelT, Message]:
     """A member's answer as `schema`, and its reply; with `number` in a span `step.{number}.{member}`.
 
-    An answer that does not fit is told what is wrong with it and asked for once more; then InvalidReply is raised.
+    `read` makes the answer of a reply, else `read_answer` does; it raises InvalidReply. An answer that does not fit is
+    told what is wrong with it and asked for once more; then InvalidReply is raised, with `fields["step"]`.
     """
-    question = for_members(message).with_metadata(**{RESPONSE_SCHEMA: _json_schema(schema)})
-    asked = question
+    first = asked = for_members(message).with_metadata(**{RESPONSE_SCHEMA: _json_schema(schema)})
     for attempt in range(1, ATTEMPTS + 1):
         try:
             reply = await (calls.call(member, asked) if number is None else calls.step(number, member, asked))
-            return read_answer(reply, schema), reply
+            return (read_answer(reply, schema) if read is None else read(reply)), reply
         except (InvalidReply, InvalidCompletion) as error:
             if error.agent_path and error.agent_path[-1] != name_of(member):
                 raise  # the member's own members failed it, and it has asked them again itself
             if attempt == ATTEMPTS:
-                raise _unusable(member, schema, error) from error
-            asked = _again(question, error)
+                raise _unusable(member, schema, number, error) from error
+            asked = _again(first, error)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -74,18 +88,19 @@ def read_answer(reply: Message, schema: type[ModelT]) -> ModelT:
         raise InvalidReply(f"a JSON object was asked for, and the answer is {reply.text[:_CUT]!r}") from error
 
 
-def _again(question: Message, error: InvalidReply | InvalidCompletion) -> Message:
+def _again(asked: Message, error: InvalidReply | InvalidCompletion) -> Message:
     """The question with what was wrong: in its text, or beside a payload that is data."""
     told = f"Your last answer could not be used: {error.message}"
-    if isinstance(question.payload, str):
-        return question.with_(payload=f"{question.payload}\n\n{told}")
-    return question.with_metadata(**{FAULT: told})
+    if isinstance(asked.payload, str):
+        return asked.with_(payload=f"{asked.payload}\n\n{told}")
+    return asked.with_metadata(**{FAULT: told})
 
 
-def _unusable(member: Member, schema: type[BaseModel], error: InvalidReply | InvalidCompletion) -> InvalidReply:
+def _unusable(
+    member: Member, schema: type[BaseModel], number: int | None, error: InvalidReply | InvalidCompletion
+) -> InvalidReply:
     fields = ", ".join(schema.model_fields)
-    raised = InvalidReply(
-        f"agent {name_of(member)!r} was asked {ATTEMPTS} times for a JSON object with {fields}: {error.message}"
+    return InvalidReply(
+        f"agent {name_of(member)!r} was asked {ATTEMPTS} times for a JSON object with {fields}: {error.message}",
+        fields={} if number is None else {"step": number},
     )
-    raised.usage = error.usage
-    return raised

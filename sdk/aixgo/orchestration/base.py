@@ -346,13 +346,6 @@ class MemberCalls:
         raise AssertionError("a stream ends with a Result or raises")
 
 
-def check_rounds(what: str, rounds: int, limits: Limits) -> int:
-    """`rounds` itself; raises InvalidInput, naming `what`, when it is below 1 or above limits.max_iterations."""
-    if not 1 <= rounds <= limits.max_iterations:
-        raise InvalidInput(f"{what} is {rounds}; pass 1 to {limits.max_iterations}, or raise limits.max_iterations")
-    return rounds
-
-
 def name_of(member: Member) -> str:
     """A member's name."""
     return member if isinstance(member, str) else member.name

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aixgo.errors import ConfigError
+from aixgo.imports import find_object
 from aixgo.names import nearest
 
 if TYPE_CHECKING:
@@ -45,8 +46,25 @@ def build(pattern: str, name: str, agents: Sequence[Member], config: Mapping[str
 
 
 def find_pattern(pattern: str) -> type[Orchestrator]:
-    """The class of a pattern, imported now; raises ConfigError for a name that is none."""
+    """The class of a pattern, or of one of the user's own (`my_pkg.patterns:Cascade`), imported now.
+
+    Raises ConfigError for a name that is none.
+    """
+    if ":" in pattern:
+        return _own(pattern)
     if pattern not in PATTERNS:
-        raise ConfigError(f"pattern {pattern!r} is not known; {nearest(pattern, PATTERNS)}")
+        hint = f"{nearest(pattern, PATTERNS)}; or name a class: my_pkg.patterns:Class"
+        raise ConfigError(f"pattern {pattern!r} is not known; {hint}")
     module, _, name = PATTERNS[pattern].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _own(path: str) -> type[Orchestrator]:
+    from aixgo.orchestration.base import Orchestrator  # names alone need no runtime
+
+    found = find_object(path, f"pattern {path!r}", "a subclass of aixgo.Orchestrator")
+    if not (isinstance(found, type) and issubclass(found, Orchestrator)):
+        raise ConfigError(f"pattern {path!r} is no subclass of aixgo.Orchestrator")
+    if "from_config" not in vars(found) or not hasattr(found, "Config"):
+        raise ConfigError(f"pattern {path!r} cannot be made from YAML; give it a `Config` and a `from_config`")
+    return found

@@ -131,9 +131,9 @@ def _is_number(value: Any) -> bool:
 
 
 _CHECKS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "equals": lambda value, wanted: value is not _ABSENT and _same(value, wanted),
-    "not_": lambda value, unwanted: value is _ABSENT or not _same(value, unwanted),
-    "in_": lambda value, wanted: value is not _ABSENT and any(_same(value, one) for one in wanted),
+    "equals": _same,
+    "not_": lambda value, unwanted: not _same(value, unwanted),
+    "in_": lambda value, wanted: any(_same(value, one) for one in wanted),
     "contains": _contains,
     "above": lambda value, limit: _is_number(value) and value > limit,
     "below": lambda value, limit: _is_number(value) and value < limit,

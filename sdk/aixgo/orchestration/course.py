@@ -52,17 +52,17 @@ class Course:
             while self._begin(group):
                 ended = await self._ended.get()
                 self._running -= 1
-                if ended not in self._failures:
-                    self._order.done(ended)
+                self._order.done(ended)
         if self._late is not None:
             raise self._late
         return self._failures
 
     def _begin(self, group: asyncio.TaskGroup) -> bool:
         """Begin what can begin; whether anything runs."""
-        self._ready.extend(() if self._failures else self._order.get_ready())
-        room = 0 if self._failures else self._room - self._running
-        batch = [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
+        if self._failures:
+            return self._running > 0
+        self._ready.extend(self._order.get_ready())
+        batch = [self._ready.popleft() for _ in range(min(self._room - self._running, len(self._ready)))]
         if batch:
             self._running += len(batch)
             group.create_task(self._together(batch))

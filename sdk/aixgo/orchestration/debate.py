@@ -8,15 +8,17 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from aixgo import voting
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import for_members
 from aixgo.conversation import turns_of, with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, TooFewSucceeded
-from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_names, check_rounds, check_word
+from aixgo.orchestration.failures import briefs, in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.orchestration.statements import Record, Ruling, Statement, diversity, read_text
-from aixgo.orchestration.voters import check_names, in_words, labels_of, split, told
+from aixgo.orchestration.voters import labels_of, split
 from aixgo.runtime.parallel import Job
 
 DEBATERS = 2
@@ -89,7 +91,8 @@ class Debate(Orchestrator):
         self._positions = dict(positions or {})
         self._rounds = check_rounds(f"rounds of debate {name!r}", rounds, limits)
         self._moderator = moderator
-        self._verdict = verdict or ("vote" if moderator is None else "moderator")
+        by_default = "vote" if moderator is None else "moderator"
+        self._verdict = check_word(f"verdict of debate {name!r}", verdict or by_default, ("moderator", "vote"))
         self._consensus = consensus
         self._fallback = fallback
         self._structured = structured
@@ -145,7 +148,7 @@ class Debate(Orchestrator):
             for label, debater in zip(self._labels, self._debaters, strict=True)
         ]
         replies, errors = split(await calls.together(jobs), calls)
-        record.errors += [{"round": number, "agent": label, **error} for label, error in told(errors).items()]
+        record.errors += [{"round": number, "agent": label, **error} for label, error in briefs(errors).items()]
         if len(replies) < DEBATERS:
             raise _too_few(self.name, number, len(replies), errors)
         said = {
@@ -183,8 +186,7 @@ class Debate(Orchestrator):
         except AixgoError as error:
             if calls.fatal(error):
                 raise
-            failed = told({name_of(moderator): error})[name_of(moderator)]
-            record.errors.append({"round": record.round, "agent": name_of(moderator), **failed})
+            record.errors.append({"round": record.round, "agent": name_of(moderator), **error.brief()})
             record.failure = error
             return False
         return record.ruling.consensus
@@ -213,21 +215,21 @@ class Debate(Orchestrator):
         if self._verdict == "moderator" and self._moderator is None:
             raise InvalidInput(f"{where}: verdict is moderator and there is none; name a moderator, or set it to vote")
         if not 0 < self._consensus <= 1:
-            raise InvalidInput(f"{where}: consensus is {self._consensus}; pass a share above 0, at most 1")
+            raise InvalidInput(f"consensus of {where} is {self._consensus}; pass a share above 0, at most 1")
         check_names(f"{where}: positions", self._positions, self._labels)
 
 
 def _with(message: Message, text: str, **metadata: Any) -> Message:
-    """A question of the debate: the message's metadata, without what it says of the answer's shape, and more."""
-    kept = {key: value for key, value in message.metadata.items() if key not in ("handoffs", RESPONSE_SCHEMA)}
-    return Message(text, {**kept, **metadata}, session_id=message.session_id, id=new_id())
+    """A question of the debate: the message's metadata, without what it asks of the reply, and more."""
+    return question(for_members(message), text).with_metadata(**metadata)
 
 
 def _too_few(name: str, number: int, succeeded: int, errors: Mapping[str, AixgoError]) -> AixgoError:
-    fields = {"errors": told(errors), "succeeded": succeeded, "required": DEBATERS, "round": number}
+    told = briefs(errors)
+    fields = {"errors": told, "succeeded": succeeded, "required": DEBATERS, "round": number}
     if not succeeded:
-        return AllMembersFailed(f"all debaters of {name!r} failed in round {number}: {in_words(errors)}", fields=fields)
+        return AllMembersFailed(f"all debaters of {name!r} failed in round {number}: {in_words(told)}", fields=fields)
     return TooFewSucceeded(
-        f"one debater of {name!r} was left in round {number} and {DEBATERS} are needed: {in_words(errors)}",
+        f"one debater of {name!r} was left in round {number} and {DEBATERS} are needed: {in_words(told)}",
         fields=fields,
     )

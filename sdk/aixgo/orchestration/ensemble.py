@@ -9,14 +9,16 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, Field, create_model
 
 from aixgo import voting
+from aixgo.asked import HANDOFFS
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, InvalidReply
 from aixgo.imports import find_object
-from aixgo.message import Message, new_id
-from aixgo.names import nearest
-from aixgo.orchestration.asking import ask
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_concurrency, check_names, check_share, check_word
+from aixgo.orchestration.failures import briefs, in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
-from aixgo.orchestration.voters import answer_of, check_names, in_words, labels_of, split, told
+from aixgo.orchestration.voters import answer_of, labels_of, split
 from aixgo.runtime.parallel import Job
 from aixgo.voting import Ballot, Verdict
 
@@ -92,15 +94,15 @@ class Ensemble(Orchestrator):
             raise InvalidInput(f"ensemble {name!r} has no members; name at least one agent")
         self._voters = tuple(members)
         self._labels = labels_of(members, name)
-        self._strategy: Strategy = strategy
+        self._strategy: Strategy = check_word(f"strategy of ensemble {name!r}", strategy, STRATEGIES)
         self._weights = dict(weights or {})
         self._judge = judge
         self._fallback = fallback
-        self._min_agreement = min_agreement
+        self._min_agreement = check_share(f"min_agreement of ensemble {name!r}", min_agreement)
         self._field = field
         self._schema = schema
         self._normalise = normalise
-        self._concurrency = concurrency
+        self._concurrency = check_concurrency(f"concurrency of ensemble {name!r}", concurrency)
         self._check()
 
     @classmethod
@@ -127,21 +129,20 @@ class Ensemble(Orchestrator):
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         calls.span.set("ensemble.strategy", self._strategy)
-        asked = _without_handoffs(message)
+        asked = message.without_metadata(HANDOFFS)  # a vote is no conversation that could be handed over
         jobs = [self._job(label, voter, asked, calls) for label, voter in zip(self._labels, self._voters, strict=True)]
         replies, errors = split(await calls.together(jobs, concurrency=self._concurrency), calls)
         ballots = self._ballots(replies, errors)
         calls.span.set("ensemble.agents_failed", len(errors))
         if not ballots:
-            raise AllMembersFailed(
-                f"all {len(jobs)} agents failed: {in_words(errors)}", fields={"errors": told(errors)}
-            )
+            told = briefs(errors)
+            raise AllMembersFailed(f"all {len(jobs)} agents failed: {in_words(told)}", fields={"errors": told})
         counted: voting.Strategy = "majority" if self._strategy == "judge" else self._strategy
         verdict = voting.decide(ballots, counted, normalise=self._normalise)
         calls.span.set("ensemble.agreement", verdict.agreement)
         reply = await self._decided(message, replies, ballots, verdict, calls)
         reply = reply.with_metadata(strategy=self._strategy, votes=dict(verdict.votes), voters=_voters(verdict))
-        return reply.with_metadata(parallel_errors=told(errors)) if errors else reply
+        return reply.with_metadata(parallel_errors=briefs(errors)) if errors else reply
 
     def _job(self, label: str, voter: Member, message: Message, calls: MemberCalls) -> Job:
         async def answer() -> Message:
@@ -217,9 +218,8 @@ class Ensemble(Orchestrator):
         numbers = {str(number): choice for number, choice in enumerate(choices, start=1)}
         shown = "\n\n".join(f"Answer {number}:\n{_text(choice)}" for number, choice in numbers.items())
         candidates = {number: choice.answer for number, choice in numbers.items()}
-        text = f"{_QUESTION}{message.text}\n\n{shown}"
-        question = _without_handoffs(message).with_(payload=text, id=new_id()).with_metadata(candidates=candidates)
-        ruling, _ = await ask(calls, judge, question, _ruling(tuple(numbers)))
+        asked = question(message, f"{_QUESTION}{message.text}\n\n{shown}").with_metadata(candidates=candidates)
+        ruling, _ = await ask(calls, judge, asked, _ruling(tuple(numbers)))
         chosen = numbers[str(getattr(ruling, "choice"))]  # noqa: B009  # a model made at run time
         form = voting.normal_form(chosen.answer, normalise=self._normalise)
         same = sum(voting.normal_form(one.answer, normalise=self._normalise) == form for one in ballots)
@@ -237,10 +237,6 @@ class Ensemble(Orchestrator):
 
     def _check(self) -> None:
         where = f"ensemble {self.name!r}"
-        if self._strategy not in STRATEGIES:
-            raise InvalidInput(
-                f"{where}: strategy {self._strategy!r} is not known; {nearest(self._strategy, STRATEGIES)}"
-            )
         if (self._strategy == "judge") != (self._judge is not None):
             raise InvalidInput(f"{where}: strategy judge and a judge belong together; set both, or neither")
         if self._weights and self._strategy != "weighted":
@@ -248,19 +244,9 @@ class Ensemble(Orchestrator):
         check_names(f"{where}: weights", self._weights, self._labels)
         for voter, weight in self._weights.items():
             Ballot(voter, "", weight)
-        if not 0 <= self._min_agreement <= 1:
-            raise InvalidInput(f"{where}: min_agreement is {self._min_agreement}; pass 0 to 1")
-        if self._concurrency is not None and self._concurrency < 1:
-            raise InvalidInput(f"{where}: concurrency is {self._concurrency}; pass 1 or more, or leave it out")
         top = self._field.partition(".")[0]
         if top and self._schema is not None and top not in self._schema.model_fields:
             raise InvalidInput(f"{where}: schema {self._schema.__name__} has no field {top!r}")
-
-
-def _without_handoffs(message: Message) -> Message:
-    """A vote is no conversation that could be handed over."""
-    kept = {key: value for key, value in message.metadata.items() if key != "handoffs"}
-    return message.with_(metadata=kept) if len(kept) < len(message.metadata) else message
 
 
 def _ruling(numbers: tuple[str, ...]) -> type[BaseModel]:

@@ -16,12 +16,13 @@ from typing import ClassVar, Self, TypeAlias
 from pydantic import Field
 
 from aixgo.agent import Agent
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import HANDOFFS, RESPONSE_SCHEMA
 from aixgo.errors import AllMembersFailed, InvalidInput
-from aixgo.message import Message, new_id, to_json
-from aixgo.names import nearest
-from aixgo.orchestration.asking import ask
+from aixgo.message import Message, to_json
+from aixgo.orchestration.asking import ask, question
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_concurrency, check_names
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.levels import HIERARCHY, STATE_KEY, Assignment, Found, Place, assignments_model
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.plans import MAX_FILLED, cut
@@ -29,10 +30,8 @@ from aixgo.plans import MAX_FILLED, cut
 Team: TypeAlias = "Member | Sequence[Member]"
 """A member of any kind, or a list of workers that a manager leads who is assigned at run time."""
 ASSIGNED = "assigned_manager"
-_NOT_FOR_TEAMS = frozenset({RESPONSE_SCHEMA, "handoffs", ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
+_NOT_FOR_TEAMS = frozenset({RESPONSE_SCHEMA, HANDOFFS, ASSIGNED, "teams", "summaries", "team_errors", "assignments"})
 """Metadata of a request that is meant for whoever gives the reply, or for the manager of an outer hierarchy."""
-_IN_FIELDS = 600
-"""Characters that the messages in an error's fields have together: fields cross the wire in a header."""
 
 
 class HierarchicalConfig(PatternConfig):
@@ -93,7 +92,7 @@ class _Led(Orchestrator):
         if not found.summaries:
             raise _all_failed(found)
         told = {"assignments": [each.to_json() for each in assignments], **found.to_json()}
-        asked = _asked(message, _results(message.text, found))
+        asked = question(message, _results(message.text, found))
         asked = asked.with_metadata(**told, task=message.text, **{HIERARCHY: place.with_state(found.state).to_json()})
         reply = await calls.call(manager, asked)
         up = {STATE_KEY: dict(found.state)} if found.state else {}
@@ -106,11 +105,11 @@ class _Led(Orchestrator):
         lists = [name for name, member in self._teams.items() if isinstance(member, _Workers)]
         leads = [name_of(lead) for lead in self._common.leads] if lists else []
         teams = {name: self._about(name, member) for name, member in self._teams.items()}
-        question = _asked(
+        asked = question(
             message.without_metadata(*_NOT_FOR_TEAMS), self._question(message.text, teams, lists, leads, place)
         )
-        question = question.with_metadata(task=message.text, teams=teams, **{HIERARCHY: place.to_json()})
-        plan, _ = await ask(calls, manager, question, assignments_model(teams, leads, self.limits.max_agents))
+        asked = asked.with_metadata(task=message.text, teams=teams, **{HIERARCHY: place.to_json()})
+        plan, _ = await ask(calls, manager, asked, assignments_model(teams, leads, self.limits.max_agents))
         return [each.led_by((each.manager or leads[0]) if each.to in lists else None) for each in plan.assignments]
 
     def _question(
@@ -135,7 +134,7 @@ class _Led(Orchestrator):
         """What the teams bring. Raises what is fatal."""
 
         def request(assignment: Assignment) -> Message:
-            asked = _asked(message.without_metadata(*_NOT_FOR_TEAMS), assignment.task)
+            asked = question(message.without_metadata(*_NOT_FOR_TEAMS), assignment.task)
             asked = asked.with_metadata(**{HIERARCHY: place.to_json()})
             return asked.with_metadata(**{ASSIGNED: assignment.manager}) if assignment.manager else asked
 
@@ -185,8 +184,7 @@ class Hierarchical(_Led):
             raise InvalidInput(f"hierarchical {name!r} has no manager; pass manager=, or managers=")
         if not teams:
             raise InvalidInput(f"hierarchical {name!r} has no teams; pass at least one")
-        if concurrency is not None and concurrency < 1:
-            raise InvalidInput(f"concurrency is {concurrency}; pass 1 or more, or leave it out")
+        check_concurrency(f"concurrency of hierarchical {name!r}", concurrency)
         self._manager = above[0]
         common = _Common(tuple(managers) or above, dict(descriptions or {}), concurrency)
         made = {team: _member(team, member, common, limits) for team, member in teams.items()}
@@ -254,23 +252,11 @@ def _check_descriptions(
     known = {*teams, *(name_of(member) or f"{name}/{index}" for index, member in enumerate(above))}
     for team in teams.values():
         known.update(team.workers if isinstance(team, _Workers) else ())
-    for each in descriptions:
-        if each not in known:
-            raise InvalidInput(f"descriptions.{each}: hierarchical {name!r} has none; {nearest(each, known)}")
+    check_names(f"hierarchical {name!r}: descriptions", descriptions, known, "team, worker or manager")
 
 
 def _all_failed(found: Found) -> AllMembersFailed:
-    share = _IN_FIELDS // len(found.errors)
-    errors = {
-        team: {"class": each["class"], "message": cut(each["message"], share)} for team, each in found.errors.items()
-    }
-    reasons = "; ".join(f"{team}: {error['class']}: {error['message']}" for team, error in found.errors.items())
-    return AllMembersFailed(f"no team succeeded: {reasons}", fields={"errors": errors})
-
-
-def _asked(message: Message, payload: str) -> Message:
-    """A request of its own: sessions keep one exchange for each id."""
-    return message.with_(payload=payload, id=new_id())
+    return AllMembersFailed(f"no team succeeded: {in_words(found.errors)}", fields={"errors": dict(found.errors)})
 
 
 def _results(task: str, found: Found) -> str:

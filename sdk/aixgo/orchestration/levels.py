@@ -15,6 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from aixgo.errors import AixgoError, InvalidInput, InvalidMessage, InvalidReply
 from aixgo.message import Message, to_json
+from aixgo.orchestration.failures import labelled
 from aixgo.plans import MAX_TASK, cut
 from aixgo.runtime.contract import Outcome
 
@@ -130,9 +131,8 @@ class Found:
     def of(cls, teams: Sequence[str], outcomes: Sequence[Outcome], state: Mapping[str, Any]) -> Found:
         """Those of outcomes, in their order; a later team's entry of the state wins."""
         found = cls({}, {}, state)
-        for number, (team, outcome) in enumerate(zip(teams, outcomes, strict=True)):
-            earlier = teams[:number].count(team)
-            found = found._with(f"{team}#{earlier + 1}" if earlier else team, outcome)
+        for label, outcome in zip(labelled(teams), outcomes, strict=True):
+            found = found._with(label, outcome)
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from aixgo.asked import HANDOFFS, for_members
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput, InvalidReply, LimitExceeded
 from aixgo.message import JSON, Message
-from aixgo.names import nearest
 from aixgo.orchestration.asking import ask, read_answer
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_count, check_word
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 from aixgo.runtime.contract import Outcome, Outcomes
 
@@ -105,13 +106,11 @@ class MapReduce(Orchestrator):
         members = (splitter, mapper, self._reducer)
         super().__init__(name, [member for member in members if member is not None], limits=limits)
         self._mapper, self._splitter = mapper, splitter
-        self._split: Split = split
-        if split not in (ways := get_args(Split)):
-            raise InvalidInput(f"split of mapreduce {name!r}: {split!r} is none; {nearest(split, ways)}")
-        if concurrency < 1 or max_items < 1:
-            raise InvalidInput(f"concurrency and max_items of mapreduce {name!r} must be 1 or more")
+        self._split: Split = check_word(f"split of mapreduce {name!r}", split, get_args(Split))
         self._separator = separator if reducer == JOIN else None
-        self._concurrency, self._skips, self._max_items = concurrency, on_error == "skip", max_items
+        self._concurrency = check_count(f"concurrency of mapreduce {name!r}", concurrency)
+        self._skips = check_word(f"on_error of mapreduce {name!r}", on_error, ("stop", "skip")) == "skip"
+        self._max_items = check_count(f"max_items of mapreduce {name!r}", max_items)
 
     @classmethod
     def from_config(cls, name: str, agents: Sequence[Member], config: MapReduceConfig, limits: Limits) -> Self:
@@ -239,8 +238,7 @@ def _failure(index: int, error: AixgoError) -> dict[str, Any]:
 
 def _all_failed(failed: Sequence[Mapping[str, Any]]) -> AllMembersFailed:
     errors = {str(each["index"]): {"class": each["class"], "message": each["message"]} for each in failed}
-    reasons = "; ".join(f"{at}: {error['class']}: {error['message']}" for at, error in list(errors.items())[:5])
-    return AllMembersFailed(f"all {len(failed)} items failed: {reasons}", fields={"errors": errors})
+    return AllMembersFailed(f"all {len(failed)} items failed: {in_words(errors)}", fields={"errors": errors})
 
 
 def _result(index: int, reply: Message) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import Field
 
 from aixgo.asked import for_members
-from aixgo.errors import AllMembersFailed, CallCancelled, InvalidInput, OrchestrationFailed, TooFewSucceeded
+from aixgo.errors import AllMembersFailed, CallCancelled, OrchestrationFailed, TooFewSucceeded
 from aixgo.message import JSON, Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_concurrency, check_count, check_word
+from aixgo.orchestration.failures import in_words, labelled
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.runtime.contract import Outcome, Outcomes
 
@@ -63,7 +65,7 @@ class Parallel(Orchestrator):
         super().__init__(name, (*members, aggregator) if aggregator is not None else members, limits=limits)
         self._workers = tuple(members)
         self._aggregator = aggregator
-        self._concurrency = concurrency
+        self._concurrency = check_concurrency(f"concurrency of parallel {name!r}", concurrency)
         self._required = _required_of(name, require, len(self._workers))
         self._early_stop = early_stop
 
@@ -114,7 +116,7 @@ class Parallel(Orchestrator):
         return self._early_stop and isinstance(outcome.error, CallCancelled) and not outcome.error.agent_path
 
     def _failed(self, succeeded: int, errors: Mapping[str, Mapping[str, str]]) -> OrchestrationFailed:
-        reasons = "; ".join(f"{key}: {error['class']}: {error['message']}" for key, error in errors.items())
+        reasons = in_words(errors)
         if not succeeded and self._required == 1:
             return AllMembersFailed(f"all {len(self._workers)} agents failed: {reasons}", fields={"errors": errors})
         fields = {"errors": errors, "succeeded": succeeded, "required": self._required}
@@ -137,23 +139,16 @@ class Parallel(Orchestrator):
 
 def _required_of(name: str, require: Require, count: int) -> int:
     """How many of `count` must succeed. Raises InvalidInput."""
+    what = f"require of parallel {name!r}"
     if isinstance(require, str):
-        return {"any": 1, "majority": count // 2 + 1, "all": count}[require]
-    if not 1 <= require <= count:
-        raise InvalidInput(f"require: parallel {name!r} has {count} agents, so {require} cannot be required of them")
-    return require
+        words = {"any": 1, "majority": count // 2 + 1, "all": count}
+        return words[check_word(what, require, words)]
+    return check_count(what, require, count)
 
 
 def _keyed(outcomes: Outcomes) -> Mapping[str, Outcome]:
     """Outcomes by member; a member that is there twice gets `name#2`."""
-    keyed: dict[str, Outcome] = {}
-    for outcome in outcomes:
-        key, number = outcome.target, 1
-        while key in keyed:
-            number += 1
-            key = f"{outcome.target}#{number}"
-        keyed[key] = outcome
-    return keyed
+    return dict(zip(labelled(outcome.target for outcome in outcomes), outcomes, strict=True))
 
 
 def _result(reply: Message) -> dict[str, Any]:

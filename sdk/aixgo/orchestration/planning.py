@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from aixgo.asked import RESPONSE_SCHEMA
+from aixgo.asked import HANDOFFS, RESPONSE_SCHEMA
 from aixgo.errors import AixgoError, InvalidInput, PlanFailed
-from aixgo.message import Message, new_id
-from aixgo.names import nearest
-from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_concurrency, check_count, check_names, check_rounds
 from aixgo.orchestration.course import Course
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 from aixgo.plans import MAX_FILLED, MAX_STEPS, Step, cut, filled, plan_model
@@ -31,9 +31,7 @@ _RULES = (
 )
 _TOLD = 2000
 """Characters of a result or an error that the planner is told."""
-_IN_FIELDS = 600
-"""Characters that the messages in an error's fields have together: fields cross the wire in a header."""
-_NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, "handoffs", "done", "failed"})
+_NOT_FOR_STEPS = frozenset({RESPONSE_SCHEMA, HANDOFFS, "done", "failed"})
 """Metadata of a request that is meant for whoever gives the reply, or for the planner of an outer plan."""
 
 
@@ -87,10 +85,11 @@ class Planning(Orchestrator):
         last = () if synthesizer is None else (synthesizer,)
         super().__init__(name, (*workers, planner, *last), limits=limits)
         self._workers, self._planner, self._synthesizer = tuple(workers), planner, synthesizer
-        self._max_steps = _counted("max_steps", max_steps, MOST_STEPS)
-        self._max_replans = check_rounds("max_replans", max_replans, limits) if max_replans != 0 else 0
+        self._max_steps = check_count(f"max_steps of planning {name!r}", max_steps, MOST_STEPS)
+        what = f"max_replans of planning {name!r}"
+        self._max_replans = check_rounds(what, max_replans, limits) if max_replans != 0 else 0
         self._descriptions = _described(name, workers, descriptions or {})
-        self._concurrency = concurrency if concurrency is None else _counted("concurrency", concurrency, None)
+        self._concurrency = check_concurrency(f"concurrency of planning {name!r}", concurrency)
         if not workers:
             raise InvalidInput(f"planning {name!r} has no workers; name at least one")
 
@@ -130,10 +129,10 @@ class Planning(Orchestrator):
         """The first plan, or a new one. Raises InvalidReply, or for a new one PlanFailed; the planner's own errors."""
         agents = {name_of(worker): self._descriptions.get(name_of(worker), "") for worker in self._workers}
         model = plan_model(agents=agents, max_steps=self._max_steps, done=progress.results)
-        question = _asked(message.without_metadata(*_NOT_FOR_STEPS), self._question(message.text, agents, progress))
-        question = question.with_metadata(task=message.text, agents=agents, **progress.told())
+        asked = question(message.without_metadata(*_NOT_FOR_STEPS), self._question(message.text, agents, progress))
+        asked = asked.with_metadata(task=message.text, agents=agents, **progress.told())
         try:
-            plan, _ = await ask(calls, self._planner, question, model)
+            plan, _ = await ask(calls, self._planner, asked, model)
         except AixgoError as error:
             if not progress.failures or calls.fatal(error):
                 raise
@@ -176,7 +175,7 @@ class Planning(Orchestrator):
         metadata = {"plan": [step.to_json() for step in progress.done], "step_results": results}
         outputs = progress.outputs()
         if self._synthesizer is not None:
-            asked = _asked(message, _all_results(message.text, progress))
+            asked = question(message, _all_results(message.text, progress))
             reply = await calls.call(self._synthesizer, asked.with_metadata(task=message.text, **metadata))
         elif len(outputs) == 1:
             reply = progress.results[outputs[0]]
@@ -254,7 +253,7 @@ def _request(message: Message, step: Step, progress: _Progress) -> Message:
     """What a step's agent is asked."""
     texts = {need: progress.results[need].text for need in step.needs}
     results = {need: progress.results[need].json for need in step.needs}
-    return _asked(message, filled(step.task, texts)).with_metadata(
+    return question(message, filled(step.task, texts)).with_metadata(
         task=message.text, step=step.id, step_results=results
     )
 
@@ -271,11 +270,7 @@ def _all_results(task: str, progress: _Progress) -> str:
 def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
     told = progress.errors()
     step, first = next(iter(told.items()))
-    share = _IN_FIELDS // len(told)
-    errors = {
-        name: {"agent": each["agent"], "class": each["class"], "message": cut(each["message"], share)}
-        for name, each in told.items()
-    }
+    errors = {name: {key: each[key] for key in ("agent", "class", "message")} for name, each in told.items()}
     failed = PlanFailed(
         f"step {step!r} ({first['agent']}) failed after {progress.replans} new plans:"
         f" {first['class']}: {first['message']}{why}",
@@ -285,21 +280,8 @@ def _plan_failed(progress: _Progress, why: str = "") -> PlanFailed:
     return failed
 
 
-def _asked(message: Message, payload: str) -> Message:
-    """A request of its own: sessions keep one exchange for each id."""
-    return message.with_(payload=payload, id=new_id())
-
-
 def _described(name: str, workers: Sequence[Member], descriptions: Mapping[str, str]) -> Mapping[str, str]:
     """`descriptions` itself; raises InvalidInput for one of an agent that is no worker."""
     known = {name_of(worker) or f"{name}/{index}" for index, worker in enumerate(workers)}
-    for each in descriptions:
-        if each not in known:
-            raise InvalidInput(f"descriptions.{each}: planning {name!r} has no such worker; {nearest(each, known)}")
+    check_names(f"planning {name!r}: descriptions", descriptions, known, "worker")
     return dict(descriptions)
-
-
-def _counted(what: str, value: int, most: int | None) -> int:
-    if value < 1 or (most is not None and value > most):
-        raise InvalidInput(f"{what} is {value}; pass {'1 or more' if most is None else f'1 to {most}'}")
-    return value

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, Field
 
+from aixgo.asked import for_members
 from aixgo.conversation import KEY as CONVERSATION
 from aixgo.conversation import turns_of
 from aixgo.errors import AixgoError, InvalidInput, InvalidReply
 from aixgo.message import Message
 from aixgo.orchestration.asking import ask, read_answer
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_count, check_word
 from aixgo.orchestration.grounding import (
     Citations,
     Passage,
@@ -35,6 +37,7 @@ OnEmpty: TypeAlias = Literal["refuse", "generate"]
 
 MAX_QUERIES = 20
 MAX_TOP_K = 100
+MIN_CONTEXT = 50
 NO_ANSWER = "The documents say nothing about this."
 _RERANKED = 3
 _MAX_QUERY = 2000
@@ -52,7 +55,7 @@ class RAGConfig(PatternConfig):
     queries: int = Field(default=1, ge=1, le=MAX_QUERIES, description="How many queries the rewriter makes of one.")
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K, description="How many chunks the generator gets, at most.")
     min_relevance: float = Field(default=0.0, description="Chunks of a lower score are left out.")
-    max_context_tokens: int = Field(default=3000, ge=50, description="Tokens of all chunks together, about.")
+    max_context_tokens: int = Field(default=3000, ge=MIN_CONTEXT, description="Tokens of all chunks together, about.")
     on_empty: OnEmpty = Field(
         default="refuse", description="Without chunks: refuse answers no_answer, generate asks the generator anyway."
     )
@@ -138,17 +141,16 @@ class RAG(Orchestrator):
     ) -> None:
         given = (rewriter, retriever, reranker, generator)
         super().__init__(name, [member for member in given if member is not None], limits=limits)
-        _check("queries", queries, 1, MAX_QUERIES)
-        _check("top_k", top_k, 1, MAX_TOP_K)
-        _check("max_context_tokens", max_context_tokens, 50, None)
         if queries > 1 and rewriter is None:
             raise InvalidInput(f"queries is {queries}, and rag {name!r} has no rewriter to make them; name one")
         self._retriever, self._generator = retriever, generator
         self._rewriter, self._reranker = rewriter, reranker
-        self._queries, self._top_k = queries, top_k
+        self._queries = check_count(f"queries of rag {name!r}", queries, MAX_QUERIES)
+        self._top_k = check_count(f"top_k of rag {name!r}", top_k, MAX_TOP_K)
         self._min_relevance = min_relevance
-        self._max_context_tokens = max_context_tokens
-        self._on_empty: OnEmpty = on_empty
+        what = f"max_context_tokens of rag {name!r}"
+        self._max_context_tokens = check_count(what, max_context_tokens, least=MIN_CONTEXT)
+        self._on_empty: OnEmpty = check_word(f"on_empty of rag {name!r}", on_empty, get_args(OnEmpty))
         self._no_answer = no_answer
 
     @classmethod
@@ -218,7 +220,7 @@ class RAG(Orchestrator):
         number = run.next_step()
 
         def retrieval(query: str) -> Callable[[], Awaitable[Message]]:
-            request = run.message.with_(payload=query).with_metadata(top_k=self._candidates)
+            request = for_members(run.message).with_(payload=query).with_metadata(top_k=self._candidates)
             return lambda: run.calls.step(number, self._retriever, request)
 
         outcomes = await run.calls.together([(query, retrieval(query)) for query in queries])
@@ -291,8 +293,3 @@ def _order(made: Reranking, count: int) -> Sequence[int]:
     if wrong or not made.order:
         raise InvalidReply(f"the reranker answers the order {made.order}; indices from 0 to {count - 1} are wanted")
     return list(dict.fromkeys([*made.order, *range(count)]))
-
-
-def _check(what: str, value: Any, least: int, most: int | None) -> None:
-    if value < least or (most is not None and value > most):
-        raise InvalidInput(f"{what} is {value}; {least} to {most} is possible" if most else f"{what}: at least {least}")

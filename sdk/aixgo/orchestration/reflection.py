@@ -11,13 +11,13 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from aixgo.asked import HANDOFF_TO, RESPONSE_SCHEMA, for_members
-from aixgo.errors import AixgoError, DeadlineExceeded, InvalidCompletion, InvalidInput, InvalidReply
+from aixgo.asked import HANDOFF_TO
+from aixgo.errors import AixgoError, DeadlineExceeded, InvalidReply
 from aixgo.llm.shares import Share
-from aixgo.llm.structured import strict_schema
-from aixgo.message import Message, new_id
-from aixgo.orchestration.asking import ATTEMPTS, read_answer
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.message import Message
+from aixgo.orchestration.asking import ask, question, read_answer
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator
+from aixgo.orchestration.checks import check_count, check_rounds, check_share
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 
 Stopped = Literal["threshold", "no_improvement", "max_iterations", "error", "handoff"]
@@ -108,13 +108,10 @@ class Reflection(Orchestrator):
     ) -> None:
         super().__init__(name, (generator, critic), limits=limits)
         self._generator, self._critic = generator, critic
-        self._threshold = _share(name, "threshold", threshold)
+        self._threshold = check_share(f"threshold of reflection {name!r}", threshold)
         self._max_iterations = check_rounds(f"max_iterations of reflection {name!r}", max_iterations, limits)
-        self._min_improvement = _share(name, "min_improvement", min_improvement)
-        self._patience = patience
-        self._schema = strict_schema(Critique.model_json_schema())  # once: it takes half a millisecond to make
-        if patience < 1:
-            raise InvalidInput(f"patience of reflection {name!r} is {patience}; pass 1 or more")
+        self._min_improvement = check_share(f"min_improvement of reflection {name!r}", min_improvement)
+        self._patience = check_count(f"patience of reflection {name!r}", patience)
 
     @classmethod
     def from_config(cls, name: str, agents: Sequence[Member], config: ReflectionConfig, limits: Limits) -> Self:
@@ -137,7 +134,7 @@ class Reflection(Orchestrator):
                 draft = await calls.step(2 * len(versions) + 1, self._generator, _revision(message, versions))
                 if HANDOFF_TO in draft.metadata:
                     return _handed_over(draft, versions, calls)
-                versions.append(Version(draft, await self._criticised(message, draft, len(versions) + 1, calls)))
+                versions.append(await self._criticised(message, draft, len(versions) + 1, calls))
             except AixgoError as error:
                 late = isinstance(error, DeadlineExceeded) and calls.fatal(error)
                 if late or not versions:
@@ -155,25 +152,13 @@ class Reflection(Orchestrator):
             return "no_improvement"
         return "max_iterations" if len(scores) >= self._max_iterations else None
 
-    async def _criticised(self, task: Message, draft: Message, iteration: int, calls: MemberCalls) -> Critique:
-        """The critic's answer on a draft. Unlike `ask`, it may be a text with the score in its metadata."""
-        question = _question(task, draft, iteration).with_metadata(**{RESPONSE_SCHEMA: self._schema})
-        step = 2 * iteration
-        asked = question
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return read_critique(await calls.step(step, self._critic, asked))
-            except (InvalidReply, InvalidCompletion) as error:
-                if attempt == ATTEMPTS:
-                    raise InvalidReply(
-                        f"critic {name_of(self._critic)!r} was asked {ATTEMPTS} times for a score from 0 to 1 and"
-                        f" feedback: {error.message}",
-                        fields={"step": step},
-                    ) from error
-                asked = question.with_(
-                    payload=f"{question.text}\n\nYour last answer could not be used: {error.message}"
-                )
-        raise AssertionError("the last attempt returns or raises")
+    async def _criticised(self, task: Message, draft: Message, iteration: int, calls: MemberCalls) -> Version:
+        """The draft with what the critic answers on it, which may be a text with the score in its metadata."""
+        asked = question(task, _CRITICISE.format(task=task.text, draft=draft.text)).with_metadata(
+            task=task.json, draft=draft.json, iteration=iteration
+        )
+        critique, _ = await ask(calls, self._critic, asked, Critique, number=2 * iteration, read=read_critique)
+        return Version(draft, critique)
 
 
 def without_improvement(scores: Sequence[float], min_improvement: float) -> int:
@@ -208,18 +193,12 @@ def _revision(message: Message, versions: Sequence[Version]) -> Message:
     text = _REVISE.format(
         task=message.text, draft=draft.text, score=critique.score, feedback=critique.feedback or "Nothing more."
     )
-    return message.with_(payload=text, id=new_id()).with_metadata(
+    return question(message, text).with_metadata(
         task=message.json,
         draft=draft.json,
         feedback=critique.feedback,
         iteration=len(versions) + 1,
     )
-
-
-def _question(task: Message, draft: Message, iteration: int) -> Message:
-    told = {"task": task.json, "draft": draft.json, "iteration": iteration}
-    text = _CRITICISE.format(task=task.text, draft=draft.text)
-    return for_members(task).with_(payload=text, id=new_id()).with_metadata(**told)
 
 
 def _told(versions: Sequence[Version], stopped: Stopped, calls: MemberCalls) -> Message:
@@ -244,9 +223,3 @@ def _handed_over(reply: Message, versions: Sequence[Version], calls: MemberCalls
     calls.span.set("reflection.iterations", len(versions))
     calls.span.set("reflection.stopped", "handoff")
     return reply.with_metadata(iterations=len(versions), stopped="handoff")
-
-
-def _share(name: str, what: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise InvalidInput(f"{what} of reflection {name!r} is {value}; pass a number from 0 to 1")
-    return value

@@ -12,6 +12,7 @@ from aixgo.asked import for_members
 from aixgo.errors import InvalidReply, NoRoute
 from aixgo.message import Message
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_share
 from aixgo.orchestration.reading import MemberField, PatternConfig, only_named
 
 
@@ -53,7 +54,7 @@ class Router(Orchestrator):
         self._classifier = classifier
         self._routes = dict(routes)
         self._fallback = fallback
-        self._threshold = threshold
+        self._threshold = check_share(f"threshold of router {name!r}", threshold)
 
     @classmethod
     def from_config(cls, name: str, agents: Sequence[Member], config: RouterConfig, limits: Limits) -> Self:

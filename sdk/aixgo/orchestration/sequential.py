@@ -21,7 +21,9 @@ from aixgo.errors import AixgoError, AllMembersFailed, InvalidInput
 from aixgo.message import Message
 from aixgo.names import nearest
 from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_word
 from aixgo.orchestration.conditions import Condition, Predicate
+from aixgo.orchestration.failures import in_words, labelled
 from aixgo.orchestration.reading import PatternConfig, required
 
 _ANSWER = (RESPONSE_SCHEMA, HANDOFFS)
@@ -69,7 +71,7 @@ class Sequential(Orchestrator):
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         super().__init__(name, members, limits=limits)
-        self._skips = on_error == "skip"
+        self._skips = check_word(f"on_error of sequential {name!r}", on_error, ("stop", "skip")) == "skip"
         self._when = dict(when or {})
         steps = [*filter(None, map(name_of, members)), *(str(number) for number in range(1, len(members) + 1))]
         for step in self._when:
@@ -110,11 +112,11 @@ class Sequential(Orchestrator):
         return condition is None or condition(request)
 
     def _reply(self, message: Message, skipped: Sequence[Mapping[str, Any]]) -> Message:
-        failed = {step["agent"]: step for step in skipped if step["reason"] == "error"}
+        failed = [step for step in skipped if step["reason"] == "error"]
         if failed and len(skipped) == len(self._members):
-            errors = {name: {"class": step["class"], "message": step["message"]} for name, step in failed.items()}
-            reasons = "; ".join(f"{name}: {error['class']}: {error['message']}" for name, error in errors.items())
-            raise AllMembersFailed(f"no step succeeded: {reasons}", fields={"errors": errors})
+            told = [{"class": step["class"], "message": step["message"]} for step in failed]
+            errors = dict(zip(labelled(step["agent"] for step in failed), told, strict=True))
+            raise AllMembersFailed(f"no step succeeded: {in_words(errors)}", fields={"errors": errors})
         reply = message.with_metadata(step_count=len(self._members))
         return reply.with_metadata(skipped_steps=list(skipped)) if skipped else reply
 

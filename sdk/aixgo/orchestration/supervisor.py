@@ -14,10 +14,12 @@ from aixgo.asked import HANDOFFS
 from aixgo.conversation import with_turns
 from aixgo.errors import AixgoError, AllMembersFailed, ConfigError, InvalidInput, OrchestrationFailed
 from aixgo.imports import find_object
-from aixgo.message import Message, new_id
+from aixgo.message import Message
 from aixgo.names import nearest
-from aixgo.orchestration.asking import ask
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.orchestration.asking import ask, question
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_count, check_names, check_rounds, check_word
+from aixgo.orchestration.failures import in_words
 from aixgo.orchestration.history import History, Round
 from aixgo.orchestration.reading import MemberField, PatternConfig, required
 
@@ -119,8 +121,8 @@ class Supervisor(Orchestrator):
         self._select = select
         self._max_rounds = self._rounds(max_rounds)
         self._descriptions = dict(descriptions or {})
-        self._stops = on_error == "stop"
-        self._max_shown = max_shown
+        self._stops = check_word(f"on_error of supervisor {name!r}", on_error, ("tell", "stop")) == "stop"
+        self._max_shown = check_count(f"max_shown of supervisor {name!r}", max_shown)
         self._check()
 
     @classmethod
@@ -139,10 +141,11 @@ class Supervisor(Orchestrator):
 
     def _rounds(self, given: int | None) -> int:
         if given is not None:
-            return check_rounds("max_rounds", given, self.limits)
+            return check_rounds(f"max_rounds of supervisor {self.name!r}", given, self.limits)
         if self._select != ROUND_ROBIN:
             return self.limits.max_iterations
-        return check_rounds("max_rounds (a turn for each worker)", len(self._workers), self.limits)
+        what = f"max_rounds of supervisor {self.name!r} (a turn for each worker)"
+        return check_rounds(what, len(self._workers), self.limits)
 
     def _check(self) -> None:
         """Raise InvalidInput for what contradicts itself."""
@@ -164,9 +167,7 @@ class Supervisor(Orchestrator):
         if FINISH in names:
             raise InvalidInput(f"supervisor {self.name!r} has a worker named {FINISH!r}, which is kept; rename it")
         known = names | {f"{self.name}/{index}" for index, worker in enumerate(self._workers) if not name_of(worker)}
-        for described in self._descriptions:
-            if described not in known:
-                raise InvalidInput(f"descriptions.{described}: there is no such worker; {nearest(described, known)}")
+        check_names(f"supervisor {self.name!r}: descriptions", self._descriptions, known, "worker")
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
         history = History(message)
@@ -242,14 +243,13 @@ class Supervisor(Orchestrator):
             return OrchestrationFailed(
                 f"the rule of supervisor {self.name!r} was finished before any worker was asked, so there is no result"
             )
-        errors = history.errors
-        reasons = "; ".join(f"{name}: {error['class']}: {error['message']}" for name, error in errors.items())
-        return AllMembersFailed(f"no worker succeeded in {len(history)} rounds: {reasons}", fields={"errors": errors})
+        told = f"no worker succeeded in {len(history)} rounds: {in_words(history.errors)}"
+        return AllMembersFailed(told, fields={"errors": history.errors})
 
 
 def _for_member(task: Message, payload: Any) -> Message:
     """A request about the task. Hand-overs that the task's caller offers are not for members."""
-    return task.without_metadata(HANDOFFS).with_(payload=payload, id=new_id())
+    return question(task.without_metadata(HANDOFFS), payload)
 
 
 def _read_select(name: str, select: str) -> Select:

@@ -20,7 +20,8 @@ from aixgo.conversation import MAX_TURNS, Turn, turns_of, with_turns
 from aixgo.errors import HandoffLoop, HandoffRefused, InvalidInput, InvalidMessage, LimitExceeded
 from aixgo.message import Message, from_json
 from aixgo.names import nearest
-from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, check_rounds, name_of
+from aixgo.orchestration.base import DEFAULT_LIMITS, Limits, Member, MemberCalls, Orchestrator, name_of
+from aixgo.orchestration.checks import check_count, check_rounds
 from aixgo.orchestration.reading import PatternConfig, required
 
 MAX_HANDOFFS = 10
@@ -102,8 +103,8 @@ class Swarm(Orchestrator):
         self._entry = entry
         self._table = None if handoffs is None else {source: tuple(targets) for source, targets in handoffs.items()}
         most = min(MAX_HANDOFFS, limits.max_iterations) if max_handoffs is None else max_handoffs
-        self._max_handoffs = check_rounds("max_handoffs", most, limits)
-        self._ping_pong = ping_pong
+        self._max_handoffs = check_rounds(f"max_handoffs of swarm {name!r}", most, limits)
+        self._ping_pong = check_count(f"ping_pong of swarm {name!r}", ping_pong, least=0)
         self._descriptions = dict(descriptions or {})
         self._check()
 
@@ -121,9 +122,7 @@ class Swarm(Orchestrator):
         )
 
     def _check(self) -> None:
-        """Raise InvalidInput for names that are no members', and for numbers that cannot be."""
-        if self._ping_pong < 0:
-            raise InvalidInput(f"ping_pong is {self._ping_pong}; pass 0 or more")
+        """Raise InvalidInput for names that are no members'."""
         known = {name_of(member) or f"{self.name}/{index}" for index, member in enumerate(self._members)}
         used = [("entry", self._entry)] if self._entry is not None else []
         used += [(f"descriptions.{described}", described) for described in self._descriptions]

@@ -1,37 +1,22 @@
-"""Members that are asked the same at once, of which some may fail: how they are told apart, and what is kept of errors.
+"""Members that are asked the same at once: how they are told apart, and what is kept of their answers.
 
 Above: the patterns that vote, ensemble and debate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from aixgo.errors import AixgoError, InvalidInput
+from aixgo.errors import AixgoError
 from aixgo.message import JSON, Message
-from aixgo.names import nearest
 from aixgo.orchestration.base import Member, MemberCalls, name_of
+from aixgo.orchestration.failures import labelled
 from aixgo.runtime.contract import Outcomes
 
 
 def labels_of(members: Sequence[Member], parent: str) -> tuple[str, ...]:
     """A label for each member: its name, `name#2` where it is there again, `parent/0` where it has none."""
-    labels: list[str] = []
-    for index, member in enumerate(members):
-        name = label = name_of(member) or f"{parent}/{index}"
-        number = 1
-        while label in labels:
-            number += 1
-            label = f"{name}#{number}"
-        labels.append(label)
-    return tuple(labels)
-
-
-def check_names(where: str, named: Mapping[str, object], labels: Sequence[str]) -> None:
-    """Raise InvalidInput for a key of `named` that is no member's label."""
-    for name in named:
-        if name not in labels:
-            raise InvalidInput(f"{where}.{name}: there is no such member; {nearest(name, labels)}")
+    return labelled(name_of(member) or f"{parent}/{index}" for index, member in enumerate(members))
 
 
 def split(outcomes: Outcomes, calls: MemberCalls) -> tuple[dict[str, Message], dict[str, AixgoError]]:
@@ -41,16 +26,6 @@ def split(outcomes: Outcomes, calls: MemberCalls) -> tuple[dict[str, Message], d
         if calls.fatal(error):
             raise error
     return {outcome.target: outcome.message for outcome in outcomes if outcome.message is not None}, errors
-
-
-def told(errors: Mapping[str, AixgoError]) -> dict[str, dict[str, str]]:
-    """Errors as metadata: class and message, by label."""
-    return {label: error.brief() for label, error in errors.items()}
-
-
-def in_words(errors: Mapping[str, AixgoError]) -> str:
-    """Errors as the end of a message."""
-    return "; ".join(f"{label}: {type(error).__name__}: {error}" for label, error in errors.items())
 
 
 def answer_of(reply: Message) -> JSON:

@@ -148,6 +148,7 @@ class SessionFile:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # conversations are nobody else's business; its WAL files get the same mode
             database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
                 _write_ahead(database)

@@ -26,8 +26,8 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
 @click.pass_obj
 def doctor(verbose: bool, *, file: Path | None, control_plane: tuple[str, ...], as_json: bool) -> int:
-    """Tell whether this machine has what aixgo needs and, with FILE, what that file needs: versions, the file itself,
-    models, keys (never their values), ports, control planes, containers.
+    """Tell whether this machine has what aixgo needs and, with FILE, what that file needs: versions, extras, the file
+    itself and what it names, models, keys (never their values), MCP servers, stores, ports, control planes, containers.
 
     Each line says what is wrong and the fix. Exit code 1 when there is a problem; warnings alone are 0.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
@@ -19,9 +20,13 @@ from aixgo.config.load import load
 from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings, read_environment
 from aixgo.errors import ConfigError
 from aixgo.launch import make_resources
+from aixgo.llm.models import ModelSettings
 
-from aixgo_services.doctor import installation, mesh, surroundings
+from aixgo_services.doctor import dependencies, installation, mesh, surroundings
 from aixgo_services.doctor.findings import Finding, Level, problem
+from aixgo_services.needs.beside import read_beside
+from aixgo_services.needs.extras import needed_extras
+from aixgo_services.needs.keeping import session_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,14 +50,18 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
     except ConfigError as error:
         fix = "correct or unset it, in the environment or in .env"
         return [python, generated, *_packages({}), problem("settings", error.message, fix)]
-    config, findings = mesh.check_file(file, variables, checked) if file else (None, [])
-    vendors = mesh.vendors_of(config) if config else {}
     network = surroundings.Network(_listening, _listed)
+    config, findings = mesh.check_file(file, variables, checked) if file else (None, [])
+    # A file whose agents cannot be made is asked all the same what it needs: that may be why.
+    read = config or (_read(file, variables) if file else None)
+    vendors = mesh.vendors_of(read) if read else {}
+    extras, needed = await _needed(read, settings, variables, network) if read else ({}, [])
     return [
         python,
         generated,
-        *_packages(mesh.extras_for(vendors)),
+        *_packages(extras),
         *findings,
+        *needed,
         *mesh.check_keys(vendors, variables),
         mesh.check_model(vendors.get("local"), variables),
         *await _control_planes(config, settings, control_plane, network),
@@ -66,6 +75,32 @@ def checked(file: Path, variables: Mapping[str, str]) -> Config:
     config = load(file, variables)
     build_agents(config, make_resources(config, variables))
     return config
+
+
+def _read(file: Path, variables: Mapping[str, str]) -> Config | None:
+    try:
+        return load(file, variables)
+    except ConfigError:
+        return None  # what is wrong with it has been told
+
+
+async def _needed(
+    config: Config, settings: Settings, variables: Mapping[str, str], network: surroundings.Network
+) -> tuple[dict[str, str], list[Finding]]:
+    """The extras that a file takes, and a line for each thing around it that is wrong."""
+    place = session_place(config, settings)
+    try:
+        beside = read_beside(config, config.folder or Path())
+    except ConfigError as error:
+        return needed_extras(config, place.kind), [problem("files", error.message, "correct it, or make it readable")]
+    local = bool(ModelSettings.from_environment(variables).local_url)
+    findings = [
+        *dependencies.check_files(beside),
+        *dependencies.check_sharing(config, place),
+        *dependencies.check_programs(config, shutil.which),
+        *await dependencies.check_servers(config, place, network),
+    ]
+    return needed_extras(config, place.kind, beside.imported, served=local), findings
 
 
 def _packages(needed: Mapping[str, str]) -> list[Finding]:

@@ -44,11 +44,17 @@ def check_extras(
     """One line for each extra. `needed` says what wants an extra: without it that is a problem."""
     names = list(extras)
     parsed = list(_parsed(requirements, names))
-    return [
+    found = [
         finding
         for name in names
         for finding in _extra(name, [each for each, extra in parsed if extra == name], version_of, needed.get(name))
     ]
+    unknown = [
+        warning(f"extra {name}", f"the installed aixgo does not know it, and {by}", f"pip install -U 'aixgo[{name}]'")
+        for name, by in needed.items()
+        if name not in names
+    ]
+    return found + unknown
 
 
 def check_generated(load: Callable[[str], Any]) -> Finding:

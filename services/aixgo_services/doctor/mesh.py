@@ -14,11 +14,11 @@ from aixgo.llm.models import VENDORS, ModelSettings
 from aixgo.llm.weights import find_weights, models_dir
 
 from aixgo_services.doctor.findings import Finding, ok, problem
+from aixgo_services.needs.models import embeddings_of
 
 if TYPE_CHECKING:
     from aixgo.config.schema import Config
 
-_EXTRAS = {"local": "local", "test": ""}
 _KEYLESS = ("local", "test", "ollama")
 _COMPATIBLE = "openai"
 """With an address of one's own this vendor is any server of the OpenAI format, and many of those want no key."""
@@ -37,19 +37,17 @@ def check_file(file: Path, variables: Mapping[str, str], check: Check) -> tuple[
 
 
 def vendors_of(config: Config) -> dict[str, str]:
-    """The vendors of models that a configuration names, each with one of its models."""
+    """The vendors of models that a configuration names, each with one of its models. What embeds texts here has no key
+    and weights of its own, and does not count.
+    """
     found: dict[str, str] = {}
-    for model in (model for agent in config.agents for model in agent.model):
-        vendor, slash, _ = model.partition("/")
-        if slash and vendor in VENDORS:
-            found.setdefault(vendor, model)
+    for agent in config.agents:
+        embeddings = embeddings_of(agent)
+        for model in (*agent.model, *(() if embeddings.startswith("local/") else (embeddings,))):
+            vendor, slash, _ = model.partition("/")
+            if slash and vendor in VENDORS:
+                found.setdefault(vendor, model)
     return found
-
-
-def extras_for(vendors: Mapping[str, str]) -> dict[str, str]:
-    """The extras that these vendors need, each with who needs it."""
-    needed = {_EXTRAS.get(vendor, "openai"): f"the file uses {model}" for vendor, model in vendors.items()}
-    return {extra: by for extra, by in needed.items() if extra}
 
 
 def check_keys(vendors: Iterable[str], variables: Mapping[str, str]) -> list[Finding]:

@@ -5,6 +5,7 @@ Owns how containers of one machine are started in order, kept small in rights, a
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from aixgo_services.render.fleet import FOLDER, MODEL_PORT, Component
@@ -21,28 +22,41 @@ STOP_SECONDS = 15
 PUBLISHED = "127.0.0.1:${AIXGO_GATEWAY_PORT:-50051}"
 """Where on the host the gateway is published: for this machine only, because it asks nobody who they are."""
 
+KEPT = "kept"
+"""The volume of what agents write: sessions in SQLite, an embedded store of documents."""
+
 _MODEL_HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{MODEL_PORT}/health', timeout=3)"
 
 
-def compose_document(plan: FleetPlan, files: Mapping[str, str]) -> Document:
-    """The Compose file of a fleet. `files` are the paths, from the Compose file, of what `plan.source.files` holds.
+def compose_document(plan: FleetPlan, paths: Mapping[str, str]) -> Document:
+    """The Compose file of a fleet. `paths` lead from the Compose file to what `plan.source` has: its files and its
+    folders.
 
     Keys come from a `.env` beside the Compose file, if there is one.
     """
-    configs = {_config_name(name): {"file": _escaped(files[name])} for name in plan.source.files}
-    services = {workload.name: _service(workload, plan) for workload in plan.workloads}
-    return {"name": plan.name, "services": services, "configs": configs}
+    configs = _config_names(plan.source.files)
+    services = {workload.name: _service(workload, plan, configs, paths) for workload in plan.workloads}
+    document: Document = {"name": plan.name, "services": services}
+    document["configs"] = {name: {"file": _escaped(paths[file])} for file, name in configs.items()}
+    if any(workload.writes for workload in plan.workloads):
+        document["volumes"] = {KEPT: {}}
+    return document
 
 
-def _service(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
+def _service(
+    workload: Workload, plan: FleetPlan, configs: Mapping[str, str], paths: Mapping[str, str]
+) -> dict[str, Any]:
     service: dict[str, Any] = {"image": workload.image, "command": [_escaped(part) for part in workload.command]}
+    if workload.folder:
+        service["working_dir"] = workload.folder
     if workload.environment:
         service["environment"] = {name: _escaped(value) for name, value in workload.environment.items()}
     if workload.component.serves_agents:
         service["env_file"] = [{"path": ".env", "required": False}]
         service["configs"] = [
-            {"source": _config_name(name), "target": f"{FOLDER}/{name}"} for name in plan.source.files
+            {"source": name, "target": _escaped(f"{FOLDER}/{file}")} for file, name in configs.items()
         ]
+        service |= _volumes(workload, plan, paths)
     if workload.component is Component.GATEWAY:
         service["ports"] = [f"{PUBLISHED}:{workload.port}"]
     before = _before(workload, plan.workloads)
@@ -60,6 +74,19 @@ def _service(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
     }
 
 
+def _volumes(workload: Workload, plan: FleetPlan, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The folders beside the YAML; below them, where files are kept, a volume that has the owner that the image gives
+    this folder. All agents of the fleet have the same one, as processes of one machine have.
+    """
+    volumes: list[dict[str, Any]] = []
+    if workload.writes:
+        volumes.append({"type": "volume", "source": KEPT, "target": FOLDER})
+    for folder in plan.source.folders:
+        place = {"source": _escaped(paths[folder]), "target": _escaped(f"{FOLDER}/{folder}")}
+        volumes.append({"type": "bind", **place, "read_only": True, "bind": {"create_host_path": False}})
+    return {"volumes": volumes} if volumes else {}
+
+
 def _before(workload: Workload, workloads: Iterable[Workload]) -> list[str]:
     """Who must be healthy first: what all stand on, then agents, then those who call them."""
     if workload.component in {Component.CONTROL_PLANE, Component.MODEL_SERVER}:
@@ -75,8 +102,13 @@ def _health(workload: Workload) -> dict[str, Any]:
     return {"test": test, "interval": "5s", "timeout": "5s", "start_period": "60s", "retries": 3}
 
 
-def _config_name(file: str) -> str:
-    return file.replace(".", "-")
+def _config_names(files: Iterable[str]) -> dict[str, str]:
+    """What each file is called among the configs of the Compose file."""
+    names: dict[str, str] = {}
+    for file in files:
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", file).strip("-")
+        names[file] = f"{plain}-{len(names)}" if plain in names.values() or not plain else plain
+    return names
 
 
 def _escaped(text: str) -> str:

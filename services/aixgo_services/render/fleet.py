@@ -13,22 +13,37 @@ from typing import TYPE_CHECKING
 
 from aixgo.errors import ConfigError
 
+from aixgo_services.needs.beside import command_paths
+from aixgo_services.needs.keeping import (
+    IN_PROCESS,
+    SessionPlace,
+    Sessions,
+    is_alone,
+    is_inside,
+    may_remember,
+    store_folder,
+)
+from aixgo_services.needs.models import embeddings_of
 from aixgo_services.render.names import CONTROL_PLANE, GATEWAY, MODEL_SERVER, dns_name, dns_names
 from aixgo_services.supervisor import LOCAL_MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aixgo.config.schema import Config
+    from aixgo.config.spec import AgentSpec
 
 IMAGE, MODEL_IMAGE = "aixgo:latest", "aixgo-model:latest"
 """The image of every process; and the same with the embedded model's engine and weights, which only one needs."""
+IMAGE_EXTRAS = "openai"
+"""What the Dockerfile puts into an image when nobody says otherwise."""
 AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT = 50051, 50050, 8080
 FOLDER = "/etc/aixgo"
-"""Where the YAML and the modules beside it are mounted; the folder of the YAML is importable."""
+"""Where the YAML and what lies beside it are mounted; the folder of the YAML is importable."""
 FILE = "fleet.yaml"
 """What the YAML is called there."""
-_CODE_SUFFIX = ".py"
+WORK = "/app"
+"""The working directory of the image, importable too: where an image of the user's own has its code."""
 
 
 class Component(StrEnum):
@@ -45,15 +60,14 @@ class Component(StrEnum):
         """Whether it runs `aixgo serve`: user code, keys and models are its business alone."""
         return self in {Component.AGENT, Component.ORCHESTRATION}
 
-    @property
-    def scales(self) -> bool:
-        """Whether more replicas of it share its load without anything else being told."""
-        return self.serves_agents or self is Component.GATEWAY
-
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A container and how often it runs. `name` is a DNS label; `agent` is whom it serves, under the real name."""
+    """A container and how often it runs. `name` is a DNS label; `agent` is whom it serves, under the real name.
+
+    `alone`: a second replica would do harm. `writes`: it keeps files in the folder of the YAML. `folder`: its working
+    directory, where that is not the image's. `embeds`: it has the model of embeddings in its process.
+    """
 
     name: str
     component: Component
@@ -63,55 +77,77 @@ class Workload:
     replicas: int = 1
     agent: str = ""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    alone: bool = False
+    writes: bool = False
+    folder: str = ""
+    embeds: bool = False
+
+    @property
+    def scales(self) -> bool:
+        """Whether more replicas of it share its load without anything else being told."""
+        return (self.component.serves_agents and not self.alone) or self.component is Component.GATEWAY
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is mounted into containers that serve agents: the text of the YAML, and of modules by file name.
+    """What is mounted into containers that serve agents: the text of the YAML, and what lies beside it.
 
-    `name` is what the fleet is called: the project of Compose, the label `app.kubernetes.io/part-of`.
+    `name` is what the fleet is called: the project of Compose, the label `app.kubernetes.io/part-of`. `beside` are
+    texts by their path from the YAML's folder, `folders` folders with their texts, or None where they are no texts
+    that a ConfigMap could hold; both as `aixgo_services.needs.beside` reads them.
     """
 
     name: str
     text: str
-    modules: Mapping[str, str] = field(default_factory=dict[str, str])
+    beside: Mapping[str, str] = field(default_factory=dict[str, str])
+    folders: Mapping[str, Mapping[str, str] | None] = field(default_factory=dict[str, "Mapping[str, str] | None"])
 
     @property
     def files(self) -> dict[str, str]:
-        """Texts by the file name they are mounted as: the YAML first, then the modules by name."""
-        return {FILE: self.text} | dict(sorted(self.modules.items()))
+        """The single texts by the path that they are mounted as: the YAML first, then the others by name."""
+        return {FILE: self.text} | dict(sorted(self.beside.items()))
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """All texts by path, those of the folders included."""
+        below = {f"{top}/{path}": text for top, texts in self.folders.items() for path, text in (texts or {}).items()}
+        return self.files | dict(sorted(below.items()))
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """All containers of a fleet, in the order of their start, and what is mounted into them."""
+    """All containers of a fleet, in the order of their start, what is mounted into them, where sessions are kept."""
 
     name: str
     workloads: tuple[Workload, ...]
     source: Source
+    sessions: SessionPlace = IN_PROCESS
 
 
-def plan_containers(config: Config, source: Source, *, image: str = IMAGE, model_image: str = MODEL_IMAGE) -> FleetPlan:
-    """The containers of a configuration. `image` is for all that name none under `deployment.agents`.
+def plan_containers(
+    config: Config,
+    source: Source,
+    *,
+    image: str = IMAGE,
+    model_image: str = MODEL_IMAGE,
+    sessions: SessionPlace = IN_PROCESS,
+) -> FleetPlan:
+    """The containers of a configuration. `image` is for all that name none under `deployment.agents`; `sessions` says
+    who writes a file of them.
 
     There is a model server wherever the embedded model is used: replicas come and go, and it is loaded once. Raises
-    ConfigError when a module cannot be mounted, or two names have the same label.
+    ConfigError when a file beside the YAML would be mounted over it, or two names have the same label.
     """
-    for module in source.modules:
-        if "/" in module or not module.endswith(_CODE_SUFFIX):
-            raise ConfigError(f"{module!r} cannot be mounted; put packages into an image: FROM aixgo, COPY . /app")
-    workloads = (*_services(config, image, model_image), *_serving(config, image), _gateway(image))
-    return FleetPlan(dns_name(source.name), workloads, source)
+    if FILE in source.beside:
+        raise ConfigError(f"{FILE} is what the YAML itself is called where it is mounted; rename the file beside it")
+    workloads = (*_services(config, image, model_image), *_serving(config, source, image, sessions), _gateway(image))
+    return FleetPlan(dns_name(source.name), workloads, source, sessions)
 
 
-def named_modules(config: Config) -> tuple[str, ...]:
-    """The top-level modules that roles and tools import: `desk` for `desk:Ticket`, sorted.
-
-    Whoever reads files looks for them beside the YAML.
-    """
-    imported = [*(agent.role for agent in config.agents), *(tool.python for tool in config.tools if tool.python)]
-    parts = (name.partition(":") for name in imported)
-    return tuple(sorted({module for module, colon, _ in parts if colon and "." not in module}))
+def image_with(extras: Iterable[str]) -> str:
+    """What the image is called that has these extras: the usual one, or one with those by its tag that it lacks."""
+    more = sorted(set(extras) - {IMAGE_EXTRAS})
+    return f"{IMAGE.partition(':')[0]}:{'-'.join(more)}" if more else IMAGE
 
 
 def uses_embedded_model(config: Config) -> bool:
@@ -128,18 +164,33 @@ def _services(config: Config, image: str, model_image: str) -> Iterator[Workload
         yield Workload(MODEL_SERVER, Component.MODEL_SERVER, command, MODEL_PORT, model_image)
 
 
-def _serving(config: Config, image: str) -> Iterator[Workload]:
+def _serving(config: Config, source: Source, image: str, sessions: SessionPlace) -> Iterator[Workload]:
     names = dns_names(config.names)
     model = {"AIXGO_LOCAL_MODEL_URL": f"http://{MODEL_SERVER}:{MODEL_PORT}/v1"} if uses_embedded_model(config) else {}
-    agents = {agent.name for agent in config.agents}
+    agents = {agent.name: agent for agent in config.agents}
     for name, label in names.items():
         component = Component.AGENT if name in agents else Component.ORCHESTRATION
         command = ("serve", f"{FOLDER}/{FILE}", f"--agent={name}")
         workload = Workload(label, component, command, AGENT_PORT, image, agent=name, environment=_mesh() | model)
+        if name in agents:
+            workload = _of_agent(workload, agents[name], config, source, sessions)
         placement = config.deployment.agents.get(name)
         if placement is not None:
             workload = replace(workload, replicas=placement.replicas, image=placement.image or image)
         yield workload
+
+
+def _of_agent(workload: Workload, agent: AgentSpec, config: Config, source: Source, sessions: SessionPlace) -> Workload:
+    """What the agent's own role and tools ask of its container."""
+    of_sessions = sessions.kind is Sessions.SQLITE and is_inside(sessions.path) and may_remember(agent)
+    of_store = bool(store_folder(agent)) and is_inside(store_folder(agent))
+    embeds = embeddings_of(agent).startswith(LOCAL_MODELS)
+    made = replace(workload, alone=is_alone(agent), writes=of_sessions or of_store, embeds=embeds)
+    servers = [tool.mcp for tool in config.tools if tool.mcp is not None and tool.name in agent.mcp_servers]
+    if not any(path in source.beside for server in servers for path in command_paths(server.command)):
+        return made
+    # A command that names a file means the one beside the YAML; code of the image's own stays importable.
+    return replace(made, folder=FOLDER, environment={**workload.environment, "PYTHONPATH": WORK})
 
 
 def _gateway(image: str) -> Workload:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aixgo.errors import ConfigError
 
 from aixgo_services.render.fleet import Component
+from aixgo_services.render.names import config_keys
 from aixgo_services.render.pods import CONFIG, deployment, labels, selector
 from aixgo_services.render.policies import network_policies
 
@@ -56,8 +57,10 @@ def _title(workload: Workload) -> str:
 
 def _objects(workload: Workload, plan: FleetPlan) -> list[Document]:
     objects = [_service_account(workload, plan), _service(workload, plan), deployment(workload, plan)]
-    if workload.component.scales:
-        objects += [_autoscaler(workload, plan), _disruption_budget(workload, plan)]
+    if workload.scales:
+        objects.append(_autoscaler(workload, plan))
+    if workload.scales or workload.component.serves_agents:
+        objects.append(_disruption_budget(workload, plan))
     return objects
 
 
@@ -118,17 +121,18 @@ def _disruption_budget(workload: Workload, plan: FleetPlan) -> Document:
 
 
 def _config_map(plan: FleetPlan) -> Document:
-    size = sum(len(name) + len(text.encode()) for name, text in plan.source.files.items())
+    texts = plan.source.texts
+    size = sum(len(name) + len(text.encode()) for name, text in texts.items())
     if size > LARGEST_CONFIG:
         raise ConfigError(
-            f"the YAML and its modules have {size} bytes, a ConfigMap holds {LARGEST_CONFIG};"
-            " put the modules into an image: FROM aixgo, COPY . /app"
+            f"the YAML and what lies beside it have {size} bytes, a ConfigMap holds {LARGEST_CONFIG};"
+            " put the modules into an image: FROM aixgo, COPY . /app; and documents into a Qdrant server"
         )
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": CONFIG, "labels": {"app.kubernetes.io/part-of": plan.name}},
-        "data": dict(plan.source.files),
+        "data": {key: texts[path] for path, key in config_keys(texts).items()},
     }
 
 

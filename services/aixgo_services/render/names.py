@@ -28,6 +28,9 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _MARKED = re.compile(r".*-[0-9a-f]{10}")
 _OTHER = re.compile(r"[^a-z0-9]+")
 _DIGITS = 10
+_KEY = re.compile(r"[-._A-Za-z0-9]+")
+_LONGEST_KEY = 240
+"""Of 253 characters; the rest is left to a number."""
 
 
 def dns_name(name: str) -> str:
@@ -46,6 +49,21 @@ def dns_names(names: Iterable[str]) -> dict[str, str]:
         if owner != name:
             raise ConfigError(f"agents {owner!r} and {name!r} would both be called {label!r}; rename one of them")
     return labels
+
+
+def config_keys(paths: Iterable[str]) -> dict[str, str]:
+    """The keys of a ConfigMap for file paths: the path itself where it is one, else with '.' and '_' for what it must
+    not have, and a number where two would be the same.
+    """
+    keys: dict[str, str] = {}
+    for path in paths:
+        plain = path if _KEY.fullmatch(path) else re.sub(r"[^-._A-Za-z0-9]", "_", path.replace("/", "."))
+        key, number = plain[:_LONGEST_KEY], 1
+        while key in keys.values():
+            number += 1
+            key = f"{plain[:_LONGEST_KEY]}.{number}"
+        keys[path] = key
+    return keys
 
 
 def _marked(name: str) -> str:

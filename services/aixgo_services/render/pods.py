@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from aixgo_services.render.fleet import FOLDER, Component
+from aixgo_services.render.names import config_keys
 
 if TYPE_CHECKING:
     from aixgo_services.render.documents import Document
@@ -49,6 +50,8 @@ RESOURCES = {
     Component.CONTROL_PLANE: Resources("50m", "128Mi", "1", "256Mi"),
     Component.MODEL_SERVER: Resources("500m", "384Mi", "2", "1Gi"),
 }
+EMBEDDING = Resources("100m", "512Mi", "1", "1Gi")
+"""For an agent that has the model of embeddings in its process, which takes about 350 MiB, and documents besides."""
 
 
 def labels(workload: Workload, plan: FleetPlan) -> dict[str, str]:
@@ -63,7 +66,7 @@ def selector(workload: Workload, plan: FleetPlan) -> dict[str, str]:
 
 def deployment(workload: Workload, plan: FleetPlan) -> Document:
     """The Deployment. It has no `replicas` where an autoscaler sets them: the two would fight at every apply."""
-    scale = {} if workload.component.scales else {"replicas": workload.replicas}
+    scale = {} if workload.scales else {"replicas": workload.replicas}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -79,13 +82,15 @@ def deployment(workload: Workload, plan: FleetPlan) -> Document:
 
 def digest(source: Source) -> str:
     """Says which configuration a pod has, so that a new one rolls the pods."""
-    joined = "\0".join(f"{name}\0{text}" for name, text in source.files.items())
+    joined = "\0".join(f"{name}\0{text}" for name, text in source.texts.items())
     return sha256(joined.encode()).hexdigest()[:16]
 
 
 def _strategy(workload: Workload) -> Document:
-    """A control plane goes before its successor comes: behind one address, two would each know a part of the fleet."""
-    if workload.component is Component.CONTROL_PLANE:
+    """A control plane goes before its successor comes: behind one address, two would each know a part of the fleet.
+    So does an agent that must be alone.
+    """
+    if workload.component is Component.CONTROL_PLANE or workload.alone:
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
@@ -100,7 +105,7 @@ def _pod_metadata(workload: Workload, plan: FleetPlan) -> Document:
 def _pod(workload: Workload, plan: FleetPlan) -> Document:
     volumes: list[Document] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
     if workload.component.serves_agents:
-        volumes.append({"name": "config", "configMap": {"name": CONFIG}})
+        volumes.append({"name": "config", "configMap": {"name": CONFIG, **_items(workload, plan.source)}})
     return {
         "serviceAccountName": workload.name,
         "automountServiceAccountToken": False,
@@ -121,6 +126,16 @@ def _pod(workload: Workload, plan: FleetPlan) -> Document:
     }
 
 
+def _items(workload: Workload, source: Source) -> Document:
+    """Where the entries of the ConfigMap are mounted, when that is not under their own names; as programs, where the
+    command of an MCP server may be one of them.
+    """
+    keys = config_keys(source.texts)
+    moved = any(path != key for path, key in keys.items())
+    mode = {"defaultMode": 0o555} if workload.folder else {}
+    return mode | ({"items": [{"key": key, "path": path} for path, key in keys.items()]} if moved else {})
+
+
 def _spread(key: str, workload: Workload, plan: FleetPlan) -> Document:
     return {
         "maxSkew": 1,
@@ -136,6 +151,7 @@ def _container(workload: Workload) -> Document:
         "name": "aixgo",
         "image": workload.image,
         "imagePullPolicy": "IfNotPresent",
+        **({"workingDir": workload.folder} if workload.folder else {}),
         "args": [part.replace("$(", "$$(") for part in workload.command],
         "env": _environment(workload),
     }
@@ -153,7 +169,7 @@ def _container(workload: Workload) -> Document:
         },
         "livenessProbe": {**_probe(workload), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "resources": RESOURCES[workload.component].document(),
+        "resources": (EMBEDDING if workload.embeds else RESOURCES[workload.component]).document(),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aixgo_services.needs.keeping import IN_PROCESS, POSTGRES_PORT, SessionPlace, Sessions
 from aixgo_services.render.fleet import AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT, Component, uses_embedded_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from aixgo.config.schema import Config
 
@@ -34,7 +35,7 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
     mesh = [Component.AGENT, Component.ORCHESTRATION, Component.GATEWAY]
     policies = [
         _policy("agents", plan, _SERVING, ingress=[_from(plan, [*mesh, Component.CONTROL_PLANE], AGENT_PORT)]),
-        _policy("agents-egress", plan, _SERVING, egress=[{"ports": _tcp(outside_ports(config))}]),
+        _policy("agents-egress", plan, _SERVING, egress=[{"ports": _tcp(outside_ports(config, plan.sessions))}]),
         _policy("control-plane", plan, [Component.CONTROL_PLANE], ingress=[_from(plan, mesh, CONTROL_PLANE_PORT)]),
         _policy("default-deny", plan, (), ingress=[], egress=[]),
         _policy("fleet-egress", plan, (), egress=[{"to": [_pods(plan, ())]}, _dns()]),
@@ -47,15 +48,31 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
     return policies
 
 
-def outside_ports(config: Config) -> list[int]:
-    """The TCP ports that agents must reach outside of the fleet, sorted."""
+def outside_ports(config: Config, sessions: SessionPlace = IN_PROCESS) -> list[int]:
+    """The TCP ports that agents must reach outside of the fleet, sorted. Where sessions are kept outside of a process,
+    that is PostgreSQL in a cluster, whatever the file says.
+    """
     ports = {HTTPS, *(int(address.rpartition(":")[2]) for address in config.deployment.connect.values())}
     if any(model.startswith("ollama/") for agent in config.agents for model in agent.model):
         ports.add(OLLAMA)
-    if config.observability.otlp is not None:
-        url = urlsplit(config.observability.otlp)
-        ports.add(url.port or (80 if url.scheme == "http" else HTTPS))
+    if sessions.kind is not Sessions.MEMORY:
+        ports |= {int(each.rpartition(":")[2]) for each in sessions.addresses} or {POSTGRES_PORT}
+    ports |= {_port(url) for url in _urls(config)}
     return sorted(ports - {0})
+
+
+def _urls(config: Config) -> Iterator[str]:
+    """Telemetry, MCP servers, and the stores of retrievers."""
+    if config.observability.otlp is not None:
+        yield config.observability.otlp
+    yield from (tool.mcp.url for tool in config.tools if tool.mcp and tool.mcp.url)
+    stores = (str(agent.config.get("store", "")) for agent in config.agents if agent.role == "retriever")
+    yield from (store for store in stores if store.startswith(("http://", "https://")))
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (80 if parts.scheme == "http" else HTTPS)
 
 
 def _policy(

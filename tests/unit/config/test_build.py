@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -156,3 +157,71 @@ def test_the_working_directory_becomes_importable(tmp_path: Path, monkeypatch: p
     (agent,) = build_agents(load(tmp_path / "mesh.yaml", {}))
     assert agent.name == "a"
     assert not isinstance(agent, Orchestrator)
+
+
+OWN = """
+from typing import ClassVar
+
+from aixgo import Orchestrator
+from aixgo.orchestration.reading import PatternConfig
+
+
+class TwiceConfig(PatternConfig):
+    times: int = 2
+
+
+class Twice(Orchestrator):
+    pattern: ClassVar[str] = "twice"
+    Config = TwiceConfig
+
+    def __init__(self, name, members, times, limits):
+        super().__init__(name, members, limits=limits)
+        self._times = times
+
+    @classmethod
+    def from_config(cls, name, agents, config, limits):
+        return cls(name, agents, config.times, limits)
+
+    async def run(self, message, calls):
+        for _ in range(self._times):
+            message = await calls.call(self._members[0], message)
+        return message
+
+
+class Bare(Orchestrator):
+    async def run(self, message, calls):
+        return message
+"""
+
+
+def own(tmp_path: Path, pattern: str, config: str = "{}") -> list[Agent]:
+    (tmp_path / "own_patterns.py").write_text(OWN)
+    (tmp_path / "mesh.yaml").write_text(
+        "version: 2\nagents: [{name: a, role: llm, model: test/upper}]\n"
+        f"orchestration: {{pattern: '{pattern}', agents: [a], config: {config}}}\n"
+    )
+    return build_agents(load(tmp_path / "mesh.yaml", {}))
+
+
+async def test_a_pattern_of_the_users_own_is_named_by_its_import_path(tmp_path: Path) -> None:
+    runtime = LocalRuntime()
+    for agent in own(tmp_path, "own_patterns:Twice", "{times: 3}"):
+        runtime.register(agent)
+    assert (await runtime.call("main", "x")).payload == "X"
+    assert runtime.metrics().calls_succeeded == 4
+
+
+@pytest.mark.parametrize(
+    ("pattern", "config", "told"),
+    [
+        ("own_patterns:Bare", "{}", "cannot be made from YAML; give it a `Config` and a `from_config`"),
+        ("own_patterns:TwiceConfig", "{}", "is no subclass of aixgo.Orchestrator"),
+        ("own_patterns:Thrice", "{}", "cannot be imported"),
+        ("own_patterns:Twice", "{tims: 3}", "config.tims is not known; did you mean 'times'?"),
+    ],
+)
+def test_a_pattern_of_the_users_own_that_cannot_be_used_is_told(
+    tmp_path: Path, pattern: str, config: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        own(tmp_path, pattern, config)

@@ -34,11 +34,11 @@ def test_a_good_file_is_one_line_with_its_names(file):
 
 
 def test_each_thing_that_is_wrong_with_a_file_is_a_line_with_its_place(file):
-    file.write_text("version: 2\nagents:\n  - {name: a, role: planner}\n  - {name: a, role: llm}\n")
+    file.write_text("version: 2\nagents:\n  - {name: a, role: llm, tools: [none]}\n  - {name: a, role: llm}\n")
     config, found = mesh.check_file(file, {}, checked)
     assert config is None
     assert [each.level for each in found] == [Level.PROBLEM] * 2
-    assert found[0].what.startswith(f"{file}:3: not yet: role 'planner'")
+    assert found[0].what.startswith(f"{file}:3: agents[0].tools[0]: 'none' is not among the tools")
     assert found[1].what.startswith(f"{file}:4: the name 'a' is taken")
     assert all(f"aixgo config check {file}" in each.fix for each in found)
 
@@ -61,12 +61,12 @@ def test_the_vendors_of_a_file_are_those_of_all_its_models_fallbacks_too():
     }  # fmt: skip
 
 
-def test_vendors_need_their_extras():
-    assert mesh.extras_for(mesh.vendors_of(loads(FILE))) == {
-        "openai": "the file uses xai/grok-4",
-        "local": "the file uses local/smollm2-135m",
+def test_a_vendor_that_embeds_texts_counts_and_embeddings_made_here_have_no_key_and_no_weights():
+    retrievers = "agents: [{{name: a, role: retriever, config: {{documents: d, embeddings: {}}}}}]\nversion: 2\n"
+    assert mesh.vendors_of(loads(retrievers.format("openai/text-embedding-3-small"))) == {
+        "openai": "openai/text-embedding-3-small"
     }
-    assert mesh.extras_for({"test": "test/echo"}) == {}
+    assert mesh.vendors_of(loads(retrievers.format("local/minilm"))) == {}
 
 
 def test_a_missing_key_is_a_problem_and_a_present_one_is_never_shown():

@@ -67,6 +67,12 @@ def test_an_extra_that_the_file_needs_must_be_there():
     assert found[0].fix == "pip install 'aixgo[local]'"
 
 
+def test_an_extra_that_the_installed_version_does_not_know_is_told():
+    (found,) = check_extras(REQUIREMENTS, [], GOOD.get, {"rag": "agent r is a retriever"})
+    assert found.level is Level.WARNING
+    assert found.fix == "pip install -U 'aixgo[rag]'"
+
+
 def test_an_extra_outside_its_range_is_a_warning():
     (found,) = check_extras(REQUIREMENTS, ["openai"], {"openai": "9.0"}.get, {})
     assert found.level is Level.WARNING

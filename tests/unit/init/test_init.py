@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 from aixgo import errors
+from aixgo.agents.catalog import ROLES
 from aixgo.config.load import load
+from aixgo.orchestration.catalog import PATTERNS
 from aixgo_services.cli.main import execute
 from aixgo_services.project.scaffold import TEMPLATES, create, project_name
 
@@ -41,6 +43,11 @@ def test_a_project_has_all_its_files_and_its_name(project):
     assert {path.name for path in project.iterdir()} == set(TEMPLATES)
     assert (project / "README.md").read_text().startswith("# front-desk\n")
     assert not any("{{" in path.read_text() for path in project.iterdir())
+
+
+def test_its_file_tells_of_every_pattern_and_role(project):
+    told = set(re.findall(r"[a-z]+", (project / "aixgo.yaml").read_text()))
+    assert {*PATTERNS, *ROLES} <= told
 
 
 def test_its_own_tests_pass(project):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -9,10 +10,11 @@ from aixgo import call as ambient
 from aixgo.agent import Agent
 from aixgo.agents.llm import LLMAgent
 from aixgo.config.spec import AgentSpec
-from aixgo.errors import AgentFailed, InvalidReply, RateLimited
+from aixgo.errors import AgentFailed, AixgoError, InvalidCompletion, InvalidReply, RateLimited
 from aixgo.message import Message, to_json
 from aixgo.orchestration.asking import ATTEMPTS, ask, read_answer
 from aixgo.orchestration.base import MemberCalls, Orchestrator
+from aixgo.orchestration.sequential import Sequential
 from aixgo.testing import ScriptedModel, running, scripted_models
 from aixgo.usage import Usage
 from hypothesis import given
@@ -32,9 +34,10 @@ class Asks(Orchestrator):
 
     pattern: ClassVar[str] = "asks"
     number: int | None = None
+    read: Callable[[Message], Score] | None = None
 
     async def run(self, message: Message, calls: MemberCalls) -> Message:
-        answer, reply = await ask(calls, self._members[0], message, Score, number=self.number)
+        answer, reply = await ask(calls, self._members[0], message, Score, number=self.number, read=self.read)
         return Message([answer.score, answer.why], {"raw": reply.payload})
 
 
@@ -58,9 +61,11 @@ class Critic(Agent):
         return Message(answer)
 
 
-async def asked(critic: Agent, content: Any = "text", number: int | None = None) -> Message:
+async def asked(
+    critic: Agent, content: Any = "text", number: int | None = None, read: Callable[[Message], Score] | None = None
+) -> Message:
     made = Asks("o", [critic])
-    made.number = number
+    made.number, made.read = number, read
     async with running(made) as runtime:
         return await runtime.call("o", content)
 
@@ -111,6 +116,33 @@ async def test_an_answer_that_does_not_fit_is_asked_again_with_what_is_wrong(bad
     assert second.metadata == first.metadata
 
 
+async def test_what_is_wrong_stands_beside_a_question_that_is_data() -> None:
+    critic = Critic("no", GOOD)
+    await asked(critic, {"k": 1})
+    first, second = critic.asked
+    assert (second.payload, first.metadata.get("fault")) == ({"k": 1}, None)
+    assert str(second.metadata["fault"]).startswith("Your last answer could not be used: a JSON object was asked for")
+
+
+async def test_what_the_caller_asks_of_the_reply_is_not_asked_of_the_member() -> None:
+    critic = Critic(GOOD)
+    await asked(critic, Message("text", {"handoffs": {"sales": ""}, "response_schema": {"title": "Other"}}))
+    (question,) = critic.asked
+    assert "handoffs" not in question.metadata
+    assert set(question.metadata["response_schema"]["properties"]) == {"score", "why"}
+
+
+async def test_a_pattern_may_read_the_answer_itself_and_what_it_cannot_read_is_asked_again() -> None:
+    def shouted(reply: Message) -> Score:
+        if not reply.text.isupper():
+            raise InvalidReply("say it louder")
+        return Score(score=1, why=reply.text)
+
+    critic = Critic("fine", "FINE")
+    assert (await asked(critic, read=shouted)).payload == [1, "FINE"]
+    assert critic.asked[1].text == "text\n\nYour last answer could not be used: say it louder"
+
+
 async def test_an_agent_that_never_answers_so_is_an_error_that_says_what_was_asked_with_all_that_was_spent() -> None:
     critic = Critic("no", {"score": "high"})
     with pytest.raises(InvalidReply) as caught:
@@ -130,9 +162,18 @@ async def test_an_error_of_the_member_is_its_own_and_not_asked_again(error: Exce
     assert (caught.value.agent_path, len(critic.asked)) == (("o", "critic"), 1)
 
 
-async def test_with_a_number_an_error_says_the_step() -> None:
-    with pytest.raises(AgentFailed) as caught:
-        await asked(Critic(ValueError("no")), number=4)
+@pytest.mark.parametrize("error", [InvalidReply("no result"), InvalidCompletion("no JSON")])
+async def test_what_a_members_own_member_answered_badly_is_not_asked_again(error: AixgoError) -> None:
+    critic = Critic(error)
+    with pytest.raises(type(error)) as caught:
+        await asked(Sequential("around", [critic]))
+    assert (caught.value.agent_path, len(critic.asked)) == (("o", "around", "critic"), 1)
+
+
+@pytest.mark.parametrize(("answers", "kind"), [((ValueError("no"),), AgentFailed), (("no", "no"), InvalidReply)])
+async def test_with_a_number_an_error_says_the_step(answers: Sequence[Any], kind: type[AixgoError]) -> None:
+    with pytest.raises(kind) as caught:
+        await asked(Critic(*answers), number=4)
     assert caught.value.fields["step"] == 4
 
 

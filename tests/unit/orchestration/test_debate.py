@@ -304,8 +304,9 @@ async def test_a_message_that_asks_for_another_shape_does_not_reach_the_debaters
         (["a"], {}, "debate 'd' has 1 members; name at least 2"),
         (["a", "b"], {"rounds": 11}, "rounds of debate 'd' is 11; pass 1 to 10, or raise limits.max_iterations"),
         (["a", "b"], {"rounds": 0}, "rounds of debate 'd' is 0"),
+        (["a", "b"], {"verdict": "votes"}, "verdict of debate 'd' is 'votes', which is not known; did you mean 'vote'"),
         (["a", "b"], {"verdict": "moderator"}, "verdict is moderator and there is none"),
-        (["a", "b"], {"consensus": 0}, "consensus is 0"),
+        (["a", "b"], {"consensus": 0}, "consensus of debate 'd' is 0"),
         (["alice", "bob"], {"positions": {"alise": "x"}}, "positions.alise: there is no such member; did you mean"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import date
 from fractions import Fraction
 from typing import Any
 
@@ -98,6 +99,32 @@ async def test_weights_count_for_a_member_each_time_it_is_there() -> None:
     answer = await runtime.call("e", "?")
     assert (answer.payload, answer.metadata["agreement"]) == ("x", 0.6)
     assert answer.metadata["voters"]["y"] == ["novice", "novice#2"]
+
+
+async def test_a_weight_is_that_of_each_time_a_member_is_there() -> None:
+    runtime = LocalRuntime()
+    for each in (says("expert", "x"), says("novice", "y")):
+        runtime.register(each)
+    members = ["expert", "novice", "expert", "novice"]
+    runtime.register(Ensemble("e", members, strategy="weighted", weights={"expert": 3}))
+    assert (await runtime.call("e", "?")).metadata["votes"] == {"x": 6, "y": 2}
+
+
+async def test_no_more_members_are_asked_at_once_than_is_allowed() -> None:
+    running_now, most = 0, 0
+
+    @agent
+    async def counts(_: Message) -> str:
+        nonlocal running_now, most
+        running_now += 1
+        most = max(most, running_now)
+        for _turn in range(9):
+            await asyncio.sleep(0)
+        running_now -= 1
+        return "x"
+
+    await reply(Ensemble("e", [counts] * 5, concurrency=2))
+    assert most == 2
 
 
 async def test_the_surest_answer_wins_by_confidence() -> None:
@@ -219,6 +246,34 @@ async def test_a_judge_that_cannot_choose_is_asked_again_and_leads_to_the_fallba
     assert (answer.payload, answer.metadata["used_fallback"]) == ("z", True)
 
 
+async def test_the_judge_sees_the_answers_in_the_order_of_the_members() -> None:
+    judge = Asked("judge", {"choice": "1", "reason": "first"})
+    answer = await reply(Ensemble("e", voters("x", "y", "y"), strategy="judge", judge=judge))
+    assert judge.messages[0].metadata["candidates"] == {"1": "x", "2": "y"}
+    assert answer.payload == "x"
+
+
+async def test_a_budget_that_a_judge_has_spent_is_no_case_for_the_fallback() -> None:
+    judge = says("judge", BudgetExceeded("spent"))
+    with pytest.raises(BudgetExceeded):
+        await reply(Ensemble("e", voters("x", "y"), strategy="judge", judge=judge, fallback=says("f", "z")))
+
+
+async def test_agreement_that_is_just_enough_is_enough() -> None:
+    judge = Asked("judge", {"choice": "1", "reason": "so"})
+    answer = await reply(Ensemble("e", voters("x", "y"), strategy="judge", judge=judge, min_agreement=0.5))
+    assert answer.metadata["agreement"] == 0.5
+
+
+class Appointment(BaseModel):
+    day: date
+
+
+async def test_an_answer_by_a_schema_is_json() -> None:
+    member = Asked("m", {"day": "2026-11-22"})
+    assert (await reply(Ensemble("e", [member], schema=Appointment))).payload == {"day": "2026-11-22"}
+
+
 async def test_the_judges_choice_needs_the_agreement_that_was_asked_for() -> None:
     judge = Asked("judge", {"choice": "2", "reason": "it is"})
     with pytest.raises(NoAgreement):
@@ -262,7 +317,7 @@ async def test_its_own_deadline_ends_it_and_leaves_no_task() -> None:
     async def hangs(_: Message) -> None:
         await asyncio.Event().wait()
 
-    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.1)))
+    answer = await reply(Ensemble("e", [says("a", "x"), hangs], limits=Limits(timeout=0.8)))
     assert answer.payload == "x"
     assert answer.metadata["parallel_errors"]["hangs"]["class"] == "DeadlineExceeded"
     with pytest.raises(DeadlineExceeded):
@@ -289,14 +344,14 @@ async def test_members_stream_between_their_start_and_end() -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"strategy": "majorty"}, "strategy 'majorty' is not known; did you mean 'majority'"),
+        ({"strategy": "majorty"}, "strategy of ensemble 'e' is 'majorty', which is not known; did you mean 'majority'"),
         ({"strategy": "judge"}, "strategy judge and a judge belong together"),
         ({"judge": "j"}, "strategy judge and a judge belong together"),
         ({"weights": {"a": 2}}, "weights are only counted by strategy weighted"),
         ({"strategy": "weighted", "weights": {"c": 2}}, "weights.c: there is no such member"),
         ({"strategy": "weighted", "weights": {"a": -2}}, "weight of voter 'a' is -2"),
-        ({"min_agreement": 1.5}, "min_agreement is 1.5"),
-        ({"concurrency": 0}, "concurrency is 0"),
+        ({"min_agreement": 1.5}, "min_agreement of ensemble 'e' is 1.5"),
+        ({"concurrency": 0}, "concurrency of ensemble 'e' is 0"),
         ({"schema": Diagnosis, "field": "diseas"}, "schema Diagnosis has no field 'diseas'"),
     ],
 )

@@ -170,6 +170,8 @@ async def test_teams_work_at_once_and_only_so_many_of_them() -> None:
                 if len(begun) == together:  # noqa: B023  # read while this round runs
                     free.set()
                 await free.wait()
+                for _ in range(20):  # as long as others could begin who may not
+                    await asyncio.sleep(0)
                 begun.remove(name)
                 return name
 
@@ -419,10 +421,10 @@ async def test_the_role_llm_manages_and_all_usage_is_counted() -> None:
         ({}, {"manager": "m"}, InvalidInput, "hierarchical 'h' has no teams; pass at least one"),
         ({"a": []}, {"manager": "m"}, InvalidInput, "teams.a is an empty list; name at least one worker"),
         ({"a": ["w", "w"]}, {"manager": "m"}, InvalidInput, "teams.a has the worker 'w' more than once"),
-        ({"a": "a"}, {"manager": "m", "concurrency": 0}, InvalidInput, "concurrency is 0; pass 1 or more"),
+        ({"a": "a"}, {"manager": "m", "concurrency": 0}, InvalidInput, "concurrency of hierarchical 'h' is 0"),
         (
             {"writers": ["w"]}, {"manager": "m", "descriptions": {"writer": ""}}, InvalidInput,
-            "descriptions.writer: hierarchical 'h' has none; did you mean 'writers'?",
+            "hierarchical 'h': descriptions.writer: there is no such team, worker or manager; did you mean 'writers'?",
         ),
         (
             {"a": "a"}, {"manager": "m", "limits": Limits(max_agents=1)}, LimitExceeded,

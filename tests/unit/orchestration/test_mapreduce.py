@@ -268,7 +268,7 @@ async def test_items_that_are_not_done_in_time_fail(on_error: Any) -> None:
             await asyncio.Event().wait()
         return "done"
 
-    made = MapReduce("m", "hangs_at_two", on_error=on_error, limits=Limits(timeout=0.2))
+    made = MapReduce("m", "hangs_at_two", on_error=on_error, limits=Limits(timeout=0.8))
     work = reply(made, [1, 2, 3], hangs_at_two)
     if on_error == "stop":
         with pytest.raises(errors.DeadlineExceeded) as caught:
@@ -350,9 +350,10 @@ async def test_a_reducer_that_fails_is_the_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"split": "line"}, "split of mapreduce 'm': 'line' is none; did you mean 'lines'?"),
-        ({"concurrency": 0}, "concurrency and max_items of mapreduce 'm' must be 1 or more"),
-        ({"max_items": 0}, "must be 1 or more"),
+        ({"split": "line"}, "split of mapreduce 'm' is 'line', which is not known; did you mean 'lines'?"),
+        ({"concurrency": 0}, "concurrency of mapreduce 'm' is 0; pass 1 or more"),
+        ({"max_items": 0}, "max_items of mapreduce 'm' is 0; pass 1 or more"),
+        ({"on_error": "skp"}, "on_error of mapreduce 'm' is 'skp', which is not known; did you mean 'skip'?"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any], text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from aixgo.agent import Agent
+from aixgo.agent import Agent, agent
 from aixgo.errors import AllMembersFailed, CallCancelled, ConfigError, InvalidInput, TooFewSucceeded
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
@@ -105,8 +105,20 @@ async def test_with_no_success_at_all_all_have_failed(require: Any) -> None:
 
 @pytest.mark.parametrize("require", [0, 3, -1])
 def test_more_than_there_are_cannot_be_required(require: int) -> None:
-    with pytest.raises(InvalidInput, match=f"require: parallel 'p' has 2 agents, so {require} cannot be required"):
+    with pytest.raises(InvalidInput, match=f"require of parallel 'p' is {require}; pass 1 to 2"):
         Parallel("p", ["a", "b"], require=require)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"require": "majorty"}, "require of parallel 'p' is 'majorty', which is not known; did you mean 'majority'"),
+        ({"concurrency": 0}, "concurrency of parallel 'p' is 0; pass 1 or more, or leave it out"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidInput, match=text):
+        Parallel("p", ["a", "b"], **settings)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,21 @@ async def test_it_stops_when_too_many_have_failed_to_succeed_still() -> None:
         await call(Parallel("p", members, require="all", early_stop=True))
     assert set(caught.value.fields["errors"]) == {"b0"}
     assert members[1].ended == "cancelled"
+
+
+async def test_it_does_not_stop_while_enough_may_still_succeed() -> None:
+    reply = await call(Parallel("p", [*bad(0, 0), *fine(5)], early_stop=True))
+    assert (reply.payload, set(reply.metadata["parallel_errors"])) == ({"f0": "f0"}, {"b0", "b1"})
+
+
+async def test_a_member_whose_own_work_was_cancelled_has_failed_and_was_not_stopped() -> None:
+    @agent
+    async def gave_up(_: Message) -> None:
+        raise CallCancelled("my own member was not wanted any more")
+
+    reply = await call(Parallel("p", [gave_up, *fine(5)], early_stop=True))
+    assert reply.metadata["parallel_errors"]["gave_up"]["class"] == "CallCancelled"
+    assert "parallel_cancelled" not in reply.metadata
 
 
 async def test_those_that_wait_for_room_never_begin() -> None:

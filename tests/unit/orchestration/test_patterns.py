@@ -169,6 +169,14 @@ async def test_bytes_become_base64_in_the_merged_object() -> None:
     assert (await reply(orchestrator)).payload == {"raw": "AP8=", "upper": "X"}
 
 
+async def test_an_aggregator_gets_a_task_that_is_bytes_as_base64() -> None:
+    @agent
+    async def tasks(message: Message) -> Any:
+        return message.metadata["task"]
+
+    assert (await reply(Parallel("p", ["upper"], aggregator=tasks), b"\xff\x00")).payload == "/wA="
+
+
 async def test_an_aggregator_gets_all_results_and_gives_the_reply() -> None:
     @agent
     async def judge(message: Message) -> Message:
@@ -316,7 +324,7 @@ async def test_a_timeout_shorter_than_the_inherited_one_ends_it_typed(pattern: A
 
 
 async def test_what_members_did_at_once_is_of_use_when_another_one_hangs() -> None:
-    made = Parallel("p", ["hangs", "upper", "hangs"], limits=Limits(timeout=0.2))
+    made = Parallel("p", ["hangs", "upper", "hangs"], limits=Limits(timeout=0.8))
     events = await stream(made)
     assert isinstance(events[-1], Result)
     answer = events[-1].message
@@ -356,11 +364,67 @@ class Loops(Orchestrator):
 
 
 async def test_iterations_are_bounded() -> None:
+    begun: list[Any] = []
+
+    @agent
+    async def counts(message: Message) -> str:
+        begun.append(message.payload)
+        return "on"
+
     with pytest.raises(
         LimitExceeded, match=r"loops 'l' came to no end in 3 iterations; raise limits\.max_iterations"
     ) as caught:
-        await reply(Loops("l", ["upper"], limits=Limits(max_iterations=3)))
+        await reply(Loops("l", [counts], limits=Limits(max_iterations=3)))
     assert caught.value.fields == {"limit": 3}
+    assert begun == [1, 2, 3]
+
+
+async def test_a_time_limit_never_makes_the_callers_deadline_later() -> None:
+    seen: list[float] = []
+
+    @agent
+    async def looks(message: Message) -> str:
+        state = ambient.current()
+        assert state is not None
+        seen.append(state.deadline)
+        return "on"
+
+    made = runtime(looks, Sequential("s", ["looks"], limits=Limits(timeout=60)))
+    latest = asyncio.get_running_loop().time() + 5
+    await made.call("s", "x", timeout=5)
+    assert latest <= seen[0] <= asyncio.get_running_loop().time() + 5
+
+
+class Careless(Orchestrator):
+    """A pattern of a user's own that would do without its members."""
+
+    pattern: ClassVar[str] = "careless"
+
+    async def run(self, message: Message, calls: MemberCalls) -> Message:
+        try:
+            await calls.parallel(self._members, message)
+        except DeadlineExceeded as error:
+            return Message(calls.fatal(error))
+        return Message("somebody answered")
+
+
+async def test_time_that_is_used_up_by_all_members_is_the_patterns() -> None:
+    answer = await reply(Careless("c", ["hangs", "hangs"], limits=Limits(timeout=0.8)))
+    assert answer.payload is True
+
+
+class Impatient(Orchestrator):
+    """A pattern of a user's own with a timer of its own."""
+
+    pattern: ClassVar[str] = "impatient"
+
+    async def run(self, message: Message, calls: MemberCalls) -> Message:
+        raise TimeoutError("my own")
+
+
+async def test_a_timer_of_a_patterns_own_is_not_its_time_limit() -> None:
+    with pytest.raises(AgentFailed, match="agent 'i' raised TimeoutError: my own"):
+        await reply(Impatient("i", ["upper"], limits=Limits(timeout=5)))
 
 
 async def test_usage_of_all_members_is_on_the_reply_and_in_its_metadata() -> None:

@@ -233,6 +233,22 @@ async def test_only_so_many_steps_run_at_once_and_those_that_wait_for_needs_take
         assert (await call).payload == {"2": "b", "3": "c"}
 
 
+async def test_a_step_that_ends_makes_room_for_one_more() -> None:
+    gates = Gates("a", "b", "c", "d")
+    planner = Planner(plan(*(step(name, name) for name in "abcd")))
+    async with running(Planning("p", gates.workers, planner, concurrency=2)) as runtime:
+        call = asyncio.create_task(runtime.call("p", "x"))
+        await gates.until("a", "b")
+        gates.gates["a"].set()
+        await gates.until("a", "b", "c")
+        for _ in range(20):  # as long as the fourth could begin, which may not
+            await asyncio.sleep(0)
+        assert sorted(gates.begun) == ["a", "b", "c"]
+        for gate in gates.gates.values():
+            gate.set()
+        await call
+
+
 # a failure in the middle
 
 
@@ -387,14 +403,14 @@ async def test_the_roles_planner_and_llm_plan_for_it() -> None:
     ("more", "text"),
     [
         ({"workers": []}, "planning 'p' has no workers; name at least one"),
-        ({"max_steps": 0}, "max_steps is 0; pass 1 to 1000"),
-        ({"max_steps": 1001}, "max_steps is 1001; pass 1 to 1000"),
-        ({"max_replans": -1}, "max_replans is -1; pass 1 to 10, or raise limits.max_iterations"),
-        ({"max_replans": 11}, "max_replans is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"concurrency": 0}, "concurrency is 0; pass 1 or more"),
+        ({"max_steps": 0}, "max_steps of planning 'p' is 0; pass 1 to 1000"),
+        ({"max_steps": 1001}, "max_steps of planning 'p' is 1001; pass 1 to 1000"),
+        ({"max_replans": -1}, "max_replans of planning 'p' is -1; pass 1 to 10, or raise limits.max_iterations"),
+        ({"max_replans": 11}, "max_replans of planning 'p' is 11; pass 1 to 10, or raise limits.max_iterations"),
+        ({"concurrency": 0}, "concurrency of planning 'p' is 0; pass 1 or more, or leave it out"),
         (
             {"descriptions": {"writr": ""}},
-            "descriptions.writr: planning 'p' has no such worker; did you mean 'writer'?",
+            "planning 'p': descriptions.writr: there is no such worker; did you mean 'writer'?",
         ),
     ],
 )

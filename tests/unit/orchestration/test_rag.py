@@ -140,6 +140,17 @@ async def test_relevance_top_k_and_the_token_bound_choose_the_chunks():
     assert [one["id"] for one in reply.metadata["chunks"]] == ["a", "b"]
 
 
+async def test_what_is_just_relevant_enough_is_kept():
+    reply = await ask(RAG("desk", retriever(chunk("a", 0.5), chunk("b", 0.49)), says("x"), min_relevance=0.5))
+    assert [one["id"] for one in reply.metadata["chunks"]] == ["a"]
+
+
+def test_chunks_that_fit_exactly_are_kept():
+    passages = [Passage(id=name, text="words " * 20) for name in "ab"]
+    most = sum(estimate_tokens(f"[{number}] {one.text}") for number, one in enumerate(passages, start=1))
+    assert (len(fitting(passages, most)), len(fitting(passages, most - 1))) == (2, 1)
+
+
 async def test_a_follow_up_question_is_rewritten_and_the_generator_hears_the_original():
     rewriter = Scripted("rewriter", lambda _: {"question": "How many vacation days are there in Berlin?"})
     finder, writer = retriever(chunk("a")), says("x [1]")
@@ -247,7 +258,8 @@ async def test_a_spent_budget_is_never_done_without(member: str):
         ({"queries": 2}, "rewriter"),
         ({"queries": 0}, "queries"),
         ({"top_k": 101}, "top_k"),
-        ({"max_context_tokens": 1}, "max_context_tokens"),
+        ({"max_context_tokens": 1}, "max_context_tokens of rag 'desk' is 1; pass 50 or more"),
+        ({"on_empty": "refse"}, "on_empty of rag 'desk' is 'refse', which is not known; did you mean 'refuse'"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(config: dict[str, Any], said: str):

@@ -177,7 +177,7 @@ async def test_an_answer_that_is_no_critique_is_asked_for_once_more(unusable: An
     assert critic.asked[1].text.startswith(critic.asked[0].text)
     with pytest.raises(InvalidReply) as caught:
         await reflect(Critic(unusable, unusable, 0.9))
-    assert "critic 'critic' was asked 2 times for a score from 0 to 1 and feedback: " in caught.value.message
+    assert "agent 'critic' was asked 2 times for a JSON object with score, feedback: " in caught.value.message
     assert caught.value.fields["step"] == 2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aixgo.agent import Agent, agent
@@ -68,6 +68,12 @@ async def test_when_nothing_succeeded_and_something_failed_it_fails(when: Any) -
     with pytest.raises(AllMembersFailed, match=r"no step succeeded: .*b: AgentFailed") as caught:
         await ask(Sequential("s", [broken("a"), broken("b")], on_error="skip", when=when))
     assert set(caught.value.fields["errors"]) == ({"b"} if when else {"a", "b"})
+
+
+async def test_an_agent_that_fails_at_two_steps_is_told_of_twice() -> None:
+    with pytest.raises(AllMembersFailed) as caught:
+        await ask(Sequential("s", ["broken", "broken"], on_error="skip"), broken("broken"))
+    assert set(caught.value.fields["errors"]) == {"broken", "broken#2"}
 
 
 async def test_a_sequence_whose_steps_are_all_left_out_answers_what_it_was_asked() -> None:
@@ -183,6 +189,13 @@ async def test_yaml_makes_the_same() -> None:
     assert isinstance(made, Sequential)
     reply = await ask(made, Step("a", language="en"), broken("b"), Step("c"))
     assert (reply.payload, [one["reason"] for one in reply.metadata["skipped_steps"]]) == ("a", ["error", "condition"])
+
+
+def test_an_unknown_way_with_errors_is_refused_by_name() -> None:
+    with pytest.raises(
+        InvalidInput, match="on_error of sequential 's' is 'skp', which is not known; did you mean 'skip'"
+    ):
+        Sequential("s", ["a"], on_error=cast("Any", "skp"))
 
 
 @pytest.mark.parametrize(

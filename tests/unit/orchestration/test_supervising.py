@@ -15,7 +15,7 @@ from aixgo.agents.llm import LLMAgent
 from aixgo.config.build import build_agents
 from aixgo.config.load import load
 from aixgo.config.spec import AgentSpec
-from aixgo.conversation import KEY, Turn, with_turns
+from aixgo.conversation import KEY, MAX_TURNS, Turn, turns_of, with_turns
 from aixgo.errors import (
     AgentFailed,
     AllMembersFailed,
@@ -189,6 +189,21 @@ async def test_a_worker_sees_the_task_and_what_was_said_about_it() -> None:
     ]
 
 
+async def test_each_request_has_an_id_of_its_own_so_that_sessions_keep_all_of_them() -> None:
+    a, boss = Worker("a"), Boss(go("a", "dig"), go("a", "dig"), finish("done"))
+    await ask(Supervisor("s", [a], supervisor=boss), content=(task := Message("task")))
+    assert len({task.id, *(each.id for each in (*a.asked, *boss.asked))}) == 6
+
+
+async def test_a_worker_gets_the_last_turns_of_a_long_conversation() -> None:
+    a = Worker("a")
+    turns = [Turn("user", str(number)) for number in range(MAX_TURNS)]
+    await ask(Supervisor("s", [a], supervisor=Boss(go("a", "dig"), finish())), content=with_turns(Message("t"), turns))
+    told = turns_of(a.asked[0])
+    assert told is not None
+    assert (len(told), told[0].content, told[-1].content) == (MAX_TURNS, "1", "t")
+
+
 async def test_a_first_worker_with_the_task_itself_gets_no_conversation() -> None:
     a = Worker("a")
     await ask(Supervisor("s", [a], supervisor=Boss(go("a"), finish())), content={"n": 1})
@@ -338,10 +353,12 @@ def test_a_round_robin_goes_round_in_order_whatever_the_rounds(count: int, max_r
         ({"supervisor": "boss", "select": "round_robin"}, "has a `supervisor` that its `select` never asks"),
         ({"supervisor": "boss", "select": lambda _: None}, "has a `supervisor` that its `select` never asks"),
         ({"select": "round-robin"}, "select: 'round-robin' is not known; did you mean 'round_robin'?"),
-        ({"supervisor": "boss", "max_rounds": 11}, "max_rounds is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"supervisor": "boss", "max_rounds": 0}, "max_rounds is 0"),
+        ({"supervisor": "boss", "max_rounds": 11}, "max_rounds of supervisor 's' is 11; pass 1 to 10"),
+        ({"supervisor": "boss", "max_rounds": 0}, "max_rounds of supervisor 's' is 0"),
         ({"supervisor": "boss", "descriptions": {"zz": ""}}, "descriptions.zz: there is no such worker; known are: a"),
-        ({"select": "round_robin", "limits": Limits(max_iterations=1)}, "max_rounds (a turn for each worker) is 2"),
+        ({"supervisor": "boss", "on_error": "tel"}, "on_error of supervisor 's' is 'tel', which is not known; did"),
+        ({"supervisor": "boss", "max_shown": 0}, "max_shown of supervisor 's' is 0"),
+        ({"select": "round_robin", "limits": Limits(max_iterations=1)}, "supervisor 's' (a turn for each worker) is 2"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_when_it_is_made(options: dict[str, Any], text: str) -> None:

@@ -121,6 +121,11 @@ async def test_a_conversation_that_is_full_loses_its_oldest_turns() -> None:
     assert (len(turns), turns[0]["content"], turns[-2]["content"]) == (MAX_TURNS, "2", "hi")
 
 
+async def test_a_long_reason_is_cut() -> None:
+    reply = await ask(Swarm("s", [Talker("a", "b", reason="x" * 5000), Talker("b")]))
+    assert reply.metadata["handoffs"] == [{"from": "a", "to": "b", "reason": "x" * 1000}]
+
+
 async def test_each_agent_is_told_whom_it_may_hand_over_to_and_what_they_do() -> None:
     a, b, c = Talker("a", "b"), Talker("b", "c"), Talker("c")
     table = {"a": ["b", "c"], "b": ["c"]}
@@ -283,9 +288,9 @@ def _returns(order: Sequence[str]) -> int:
         ({"handoffs": {"a": ["x"]}}, "handoffs.a: swarm 's' has no agent 'x'; known are: a, b"),
         ({"handoffs": {"a": ["a"]}}, "handoffs.a: 'a' cannot hand over to itself"),
         ({"descriptions": {"x": ""}}, "descriptions.x: swarm 's' has no agent 'x'"),
-        ({"max_handoffs": 11}, "max_handoffs is 11; pass 1 to 10, or raise limits.max_iterations"),
-        ({"max_handoffs": 0}, "max_handoffs is 0"),
-        ({"ping_pong": -1}, "ping_pong is -1; pass 0 or more"),
+        ({"max_handoffs": 11}, "max_handoffs of swarm 's' is 11; pass 1 to 10, or raise limits.max_iterations"),
+        ({"max_handoffs": 0}, "max_handoffs of swarm 's' is 0"),
+        ({"ping_pong": -1}, "ping_pong of swarm 's' is -1; pass 0 or more"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_made(options: dict[str, Any], text: str) -> None:

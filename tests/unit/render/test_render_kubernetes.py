@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import yaml
 from aixgo.config.load import loads
 from aixgo.config.schema import Config, DeploymentSpec, ObservabilitySpec, PlacementSpec
+from aixgo.config.settings import Settings
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
+from aixgo_services.needs.keeping import session_place
 from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import KUSTOMIZATION, kubernetes_files, kubernetes_objects
+from aixgo_services.render.names import config_keys
 from aixgo_services.render.policies import outside_ports
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.deploy.fleets import configs, of_kind, sources, violations
 
@@ -96,7 +101,7 @@ def test_what_is_written_reads_back_as_it_was(config: Config, source: Source):
     for documents in files.values():
         assert list(yaml.safe_load_all(to_yaml(documents, header="two\nlines"))) == documents
     mounted = of_kind(kubernetes_objects(files), "ConfigMap")["aixgo-config"]["data"]
-    assert mounted == {"fleet.yaml": source.text, **source.modules}
+    assert mounted == {"fleet.yaml": source.text, **source.beside}
 
 
 @settings(max_examples=25, deadline=None)
@@ -280,9 +285,78 @@ def test_a_namespace_holds_everything_and_enforces_the_restricted_standard():
     assert "namespace" not in objects()[0]["metadata"]
 
 
-def test_a_package_cannot_be_mounted_and_the_message_says_what_to_do():
-    with pytest.raises(ConfigError, match="FROM aixgo"):
-        plan_containers(loads(DESK), Source("desk", DESK, {"desk/agents.py": ""}))
+def test_what_lies_in_folders_is_mounted_by_its_path_though_a_configmap_has_none():
+    folders = {"handbook": {"leave/sick.md": "ill"}, "manual.pdf": None}
+    source = Source("desk", DESK, {"desk.py": "", "a b.yaml": "- text: x"}, folders)
+    made = kubernetes_objects(kubernetes_files(loads(DESK), plan_containers(loads(DESK), source)))
+    data = of_kind(made, "ConfigMap")["aixgo-config"]["data"]
+    volumes = of_kind(made, "Deployment")["team"]["spec"]["template"]["spec"]["volumes"]
+    items = next(volume["configMap"]["items"] for volume in volumes if volume["name"] == "config")
+    assert all(re.fullmatch(r"[-._A-Za-z0-9]+", key) for key in data)
+    assert {item["path"]: data[item["key"]] for item in items} == {
+        "fleet.yaml": DESK,
+        "desk.py": "",
+        "a b.yaml": "- text: x",
+        "handbook/leave/sick.md": "ill",
+    }
+
+
+@given(st.lists(st.text(min_size=1, max_size=300), unique=True, max_size=8))
+def test_every_path_has_a_key_of_its_own(paths: list[str]):
+    keys = config_keys(paths)
+    assert list(keys) == paths
+    assert len(set(keys.values())) == len(paths)
+    assert all(re.fullmatch(r"[-._A-Za-z0-9]{1,253}", key) for key in keys.values())
+
+
+def test_a_file_that_would_hide_the_yaml_is_refused():
+    with pytest.raises(ConfigError, match=r"fleet\.yaml is what the YAML itself is called"):
+        plan_containers(loads(DESK), Source("desk", DESK, {"fleet.yaml": ""}))
+
+
+ALONE = """\
+version: 2
+agents:
+  - {name: clock, role: producer, config: {interval: 1m}, outputs: [{target: library}]}
+  - {name: library, role: retriever, config: {store: vectors}}
+  - {name: shared, role: retriever, config: {store: "http://qdrant:6333"}}
+"""
+
+
+def test_what_must_be_alone_is_neither_scaled_nor_doubled_while_it_is_replaced():
+    made = objects(ALONE)
+    assert set(of_kind(made, "HorizontalPodAutoscaler")) == {"gateway", "shared"}
+    for name in ("clock", "library"):
+        spec = of_kind(made, "Deployment")[name]["spec"]
+        assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert "replicas" not in of_kind(made, "Deployment")["shared"]["spec"]
+
+
+def test_an_agent_that_embeds_texts_itself_has_the_memory_for_the_model():
+    made = of_kind(objects(ALONE), "Deployment")
+    limits = {name: container(each)["resources"]["limits"]["memory"] for name, each in made.items()}
+    assert (limits["library"], limits["clock"]) == ("1Gi", "512Mi")
+
+
+@pytest.mark.parametrize(
+    ("added", "ports"),
+    [
+        ("sessions: {store: memory}", [443]),
+        ("sessions: {store: 'postgresql://u:p@db/x'}", [443, 5432]),
+        ("sessions: {store: 'postgresql://u:p@a:5433,b:5434/x'}", [443, 5433, 5434]),
+        ("sessions: {store: 'sqlite:///sessions.db'}", [443, 5432]),
+        ("tools: [{name: files, mcp: {url: 'http://files:8000/mcp'}}]", [443, 8000]),
+    ],
+)
+def test_agents_reach_where_sessions_and_tools_are(added: str, ports: list[int]):
+    config = loads(f"{DESK}{added}\n")
+    plan = plan_containers(config, Source("desk", ""), sessions=session_place(config, Settings()))
+    rules = of_kind(kubernetes_objects(kubernetes_files(config, plan)), "NetworkPolicy")["agents-egress"]["spec"]
+    assert [each["port"] for each in rules["egress"][0]["ports"]] == ports
+
+
+def test_agents_reach_the_server_that_has_the_documents():
+    assert outside_ports(loads(ALONE)) == [443, 6333]
 
 
 def test_what_is_too_large_to_be_mounted_is_refused():

@@ -250,6 +250,38 @@ def test_in_any_interleaving_room_and_budget_are_kept_and_what_is_unspent_comes_
             assert isinstance(outcome.error, (WrongState, BudgetExceeded) if plan.fails else BudgetExceeded)
 
 
+@pytest.mark.parametrize(("concurrency", "jobs", "first"), [(2, 4, 60), (8, 2, 60), (None, 3, 40), (1, 5, 120)])
+async def test_a_share_is_what_is_left_by_those_that_run_beside_it(
+    concurrency: int | None, jobs: int, first: int
+) -> None:
+    shares: list[int | None] = []
+
+    async def looks() -> Message:
+        state = ambient.current()
+        assert state is not None
+        assert state.budget is not None
+        shares.append(state.budget.left()[0])
+        return await after(2)()
+
+    state, _ = budgeted(120)
+    with ambient.entered(state):
+        await together([("a", looks)] * jobs, concurrency)
+    assert shares[0] == first
+    assert len(shares) == jobs
+
+
+async def test_a_job_that_awaits_what_was_cancelled_is_a_failure_of_its_own() -> None:
+    async def awaits() -> Message:
+        work = asyncio.ensure_future(never())
+        asyncio.get_running_loop().call_soon(work.cancel)
+        return await work
+
+    cancelled, other = await together([("a", awaits), ("b", after(9))])
+    assert isinstance(cancelled.error, CallCancelled)
+    assert cancelled.error.message == "it awaited something that was cancelled"
+    assert other.ok
+
+
 async def test_outside_of_a_budget_there_is_none_to_share() -> None:
     seen: list[Any] = []
 

@@ -5,7 +5,7 @@
 {{- with $parsed.Error -}}{{- fail (printf "config is not YAML: %s" .) -}}{{- end -}}
 {{- $parsed | toJson -}}
 {{- else -}}
-{{- $keys := list "version" "pricing" "tools" "agents" "orchestration" "orchestrations" "deployment" "observability" -}}
+{{- $keys := list "version" "pricing" "tools" "agents" "orchestration" "orchestrations" "sessions" "deployment" "observability" -}}
 {{- $picked := dict -}}
 {{- range $keys -}}{{- if hasKey $.Values . -}}{{- $_ := set $picked . (get $.Values .) -}}{{- end -}}{{- end -}}
 {{- $picked | toJson -}}
@@ -36,7 +36,24 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, env}]}. Takes the root. */}}
+{{/* "true" where a second replica would do harm: it would send everything twice, or could not open its folder. Takes an
+     agent. */}}
+{{- define "aixgo.alone" -}}
+{{- $store := dig "config" "store" "memory" . | toString -}}
+{{- $embedded := and (eq .role "retriever") (not (regexMatch "^(memory$|https?://|\\$)" $store)) -}}
+{{- if or (eq .role "producer") $embedded -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" where the model of embeddings is in the agent's process. Takes an agent. */}}
+{{- define "aixgo.embeds" -}}
+{{- $method := and (eq .role "classifier") (eq (dig "config" "method" "" .) "embeddings") -}}
+{{- $clusters := and (eq .role "aggregator") (eq (dig "config" "strategy" "" .) "clustering") -}}
+{{- $here := dig "config" "embeddings" "local/minilm" . | hasPrefix "local/" -}}
+{{- if and $here (or (eq .role "retriever") $method $clusters) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, alone,
+     embeds, env}]}. Takes the root. */}}
 {{- define "aixgo.workloads" -}}
 {{- $config := include "aixgo.config" . | fromJson -}}
 {{- $deployed := dig "deployment" "agents" dict $config -}}
@@ -49,7 +66,7 @@
 {{- $all = append $all (dict "name" "model-server" "component" "model-server" "args" (list "model" "serve" "--listen=0.0.0.0:8080") "port" 8080 "image" .Values.modelImage "replicas" 1 "env" dict) -}}
 {{- end -}}
 {{- $named := list -}}
-{{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent") -}}{{- end -}}
+{{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent" "alone" (include "aixgo.alone" . | eq "true") "embeds" (include "aixgo.embeds" . | eq "true")) -}}{{- end -}}
 {{- with $config.orchestration -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
 {{- range $config.orchestrations -}}{{- $named = append $named (dict "agent" (default "main" .name) "component" "orchestration") -}}{{- end -}}
 {{- range $named -}}
@@ -76,11 +93,26 @@
 {{- if hasPrefix "ollama/" (toString .) -}}{{- $ports = append $ports "11434" -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- with dig "observability" "otlp" "" $config -}}
+{{- $urls := list (dig "observability" "otlp" "" $config) -}}
+{{- range $config.tools -}}{{- $urls = append $urls (dig "mcp" "url" "" .) -}}{{- end -}}
+{{- range $config.agents -}}
+{{- if eq .role "retriever" -}}{{- $urls = append $urls (dig "config" "store" "" . | toString) -}}{{- end -}}
+{{- end -}}
+{{- range $urls -}}
+{{- if regexMatch "^https?://" . -}}
 {{- $url := urlParse . -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | int -}}
 {{- $usual := eq $url.scheme "http" | ternary 80 443 -}}
 {{- $ports = append $ports (printf "%05d" (default $usual $port)) -}}
+{{- end -}}
+{{- end -}}
+{{- $sessions := dig "sessions" "store" "memory" $config | toString -}}
+{{- if regexMatch "^postgres(ql)?://[^/]" $sessions -}}
+{{- range regexReplaceAll "^[a-z]+://([^/@]*@)?([^/?]*).*" $sessions "${2}" | splitList "," -}}
+{{- $ports = append $ports (printf "%05d" (regexFind ":[0-9]+$" . | trimPrefix ":" | int | default 5432)) -}}
+{{- end -}}
+{{- else if ne $sessions "memory" -}}
+{{- $ports = append $ports "05432" -}}
 {{- end -}}
 {{- $numbers := list -}}
 {{- range $ports | uniq | sortAlpha -}}

@@ -85,7 +85,7 @@ lifecycle:
   preStop:
     sleep:
       seconds: 5
-resources: {{- get .root.Values.resources .workload.component | toYaml | nindent 2 }}
+resources: {{- get .root.Values.resources (ternary "embedding" .workload.component (default false .workload.embeds)) | toYaml | nindent 2 }}
 securityContext:
   allowPrivilegeEscalation: false
   capabilities:

@@ -1,0 +1,79 @@
+"""Which extras a configuration takes: the optional parts of the package, and of the image.
+
+Below: `models.py`. Above: the doctor, which looks for them here, and `aixgo render`, which names the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from aixgo.llm.models import VENDORS
+
+from aixgo_services.needs.keeping import Sessions
+from aixgo_services.needs.models import embeddings_of
+
+if TYPE_CHECKING:
+    from aixgo.config.schema import Config
+    from aixgo.config.spec import AgentSpec
+
+_WITHOUT = ("test",)
+_OF_PACKAGES: Mapping[str, str] = {
+    "aixgo.adapters.pydantic_ai": "pydantic-ai",
+    "pydantic_ai": "pydantic-ai",
+    "aixgo.adapters.langgraph": "langgraph",
+    "langgraph": "langgraph",
+    "langchain_core": "langgraph",
+    "opentelemetry.sdk": "otel",
+}
+"""The extra by what a module imports, itself or something below it."""
+
+
+def needed_extras(
+    config: Config, sessions: Sessions, imported: Collection[str] = (), *, served: bool = False
+) -> dict[str, str]:
+    """The extras by name, each with who needs it, for a person.
+
+    `sessions` is the kind of store in use, `imported` what the modules beside the file import. `served`: the embedded
+    model is another process's, so that its engine is needed nowhere else.
+    """
+    needed: dict[str, str] = {}
+    for agent in config.agents:
+        for extra, by in _of_agent(agent, served=served):
+            needed.setdefault(extra, f"agent {agent.name} {by}")
+    if sessions is Sessions.POSTGRES:
+        needed.setdefault("postgres", "sessions are kept in PostgreSQL")
+    for name in sorted(imported):
+        for package, extra in _OF_PACKAGES.items():
+            if name == package or name.startswith(f"{package}."):
+                needed.setdefault(extra, f"a module beside the file imports {name}")
+    return needed
+
+
+def _of_agent(agent: AgentSpec, *, served: bool) -> Iterator[tuple[str, str]]:
+    for model in agent.model:
+        extra = _of_model(model, served=served)
+        if extra:
+            yield extra, f"uses {model}"
+    embeddings = embeddings_of(agent)
+    if embeddings:
+        extra = "rag" if embeddings.startswith("local/") else _of_model(embeddings, served=served)
+        if extra:
+            yield extra, f"uses the embeddings {embeddings}"
+    if agent.role == "retriever":
+        yield "rag", "is a retriever"
+    if agent.mcp_servers:
+        yield "mcp", f"uses MCP servers ({', '.join(agent.mcp_servers)})"
+    if agent.role == "producer" and agent.config.get("cron"):
+        yield "cron", "sends by a cron expression"
+    module, _, _ = agent.role.partition(":")
+    if module in _OF_PACKAGES:
+        yield _OF_PACKAGES[module], f"has the role {agent.role}"
+
+
+def _of_model(model: str, *, served: bool) -> str:
+    """The extra of a model; "" for one that needs none, or is of no vendor that there is."""
+    vendor, slash, _ = model.partition("/")
+    if not slash or vendor not in VENDORS or vendor in _WITHOUT:
+        return ""
+    return "local" if vendor == "local" and not served else "openai"
