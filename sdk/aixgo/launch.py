@@ -111,7 +111,10 @@ def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     from aixgo.sessions.stores import make_store  # see above
     from aixgo.tools.toolbox import Toolbox  # see above
 
-    prices = {name: Price(price.prompt, price.completion) for name, price in config.pricing.items()}
+    prices = {
+        name: Price(price.prompt, price.completion, price.cached, price.cache_write)
+        for name, price in config.pricing.items()
+    }
     models = Models(ModelSettings.from_environment(variables), prices=prices, folder=config.folder)
     spec = config.sessions
     sessions = make_store(Settings.read(variables).session_store or spec.store, spec.limits(), config.folder)
