@@ -37,11 +37,22 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def first_levels() -> dict[logging.Logger, int]:
+    """The levels before any fixture ran a command: those of longer-lived fixtures run before `logging_as_before`."""
+    return {logger: logger.level for logger in _loggers()}
+
+
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in PACKAGES)]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, handlers in before:
+def logging_as_before(first_levels: dict[logging.Logger, int]) -> Iterator[None]:
+    for logger, level in first_levels.items():
         logger.setLevel(level)
-        logger.handlers[:] = handlers
+    handlers = [(logger, list(logger.handlers)) for logger in _loggers()]
+    yield
+    for logger, before in handlers:
+        logger.setLevel(first_levels[logger])
+        logger.handlers[:] = before
+
+
+def _loggers() -> list[logging.Logger]:
+    return [logging.getLogger(), *(logging.getLogger(name) for name in PACKAGES)]

@@ -156,14 +156,20 @@ def test_the_three_packages_are_imported_from_the_wheel(installed, tmp_path):
     assert all(Path(path).is_relative_to(installed.parent) for path in paths)
 
 
-def test_every_module_can_be_imported_without_any_extra(installed, tmp_path):
+def test_every_module_can_be_imported_without_any_extra_or_names_the_one_it_is_made_of(installed, tmp_path):
     code = (
         "import importlib, pkgutil\n"
         f"for top in {PACKAGES!r}:\n"
         "    for found in pkgutil.walk_packages(importlib.import_module(top).__path__, top + '.'):\n"
-        "        importlib.import_module(found.name)\n"
+        "        try:\n"
+        "            importlib.import_module(found.name)\n"
+        "        except ImportError as error:\n"
+        "            print(found.name, error, sep=': ')\n"
     )
-    run(installed / "python", "-c", code, folder=tmp_path)
+    refused = dict(line.split(": ", 1) for line in run(installed / "python", "-c", code, folder=tmp_path).splitlines())
+    assert all(name.startswith("aixgo.adapters.") for name in refused)
+    for name, extra in (("langgraph", "langgraph"), ("pydantic_ai", "pydantic-ai")):
+        assert refused[f"aixgo.adapters.{name}"].endswith(f"pip install 'aixgo[{extra}]'")
 
 
 def test_a_new_project_runs_and_the_doctor_finds_nothing_wrong(installed, tmp_path):
