@@ -98,7 +98,7 @@ class Price(_Section):
     prompt: Money
     completion: Money
     cached: Money | None = Field(default=None, description="Prompt tokens that are read from a cache; else as prompt.")
-    cache_write: Money | None = Field(default=None, description="Prompt tokens that are written to one; else as prompt.")
+    cache_write: Money | None = Field(default=None, description="Prompt tokens written to one; else as prompt.")
 
 
 class McpSpec(_Section):
