@@ -48,6 +48,7 @@ GAUGES = {
     "aixgo.calls.active": ("{call}", "Calls that agents of this process are at."),
     "aixgo.server.calls.active": ("{call}", "Calls that came from other processes and have not ended."),
     "aixgo.server.calls.limit": ("{call}", "How many of those there may be."),
+    "aixgo.loop.lag": ("s", "How late the event loop was at the most since the last look."),
     "aixgo.agents": ("{agent}", "Agents of this process."),
     "aixgo.mailbox.depth": ("{message}", "Messages that wait in a mailbox or are out for delivery."),
     "aixgo.mailbox.dead_letters": ("{message}", "Messages that were given up."),
