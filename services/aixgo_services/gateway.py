@@ -19,12 +19,12 @@ from aixgo.call import CallState, entered
 from aixgo.config.settings import read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
 from aixgo.launch import telemetry_settings
+from aixgo.mailboxes.contract import SEND_TIMEOUT
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import DEFAULT_OPTIONS
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.plain import PlainTransport, TransportFailed
-from aixgo.runtime.remote import SEND_TIMEOUT
 from aixgo.server.callees import IncomingCall, refused
 from aixgo.server.server import AgentServer, ServerLimits
 from aixgo.telemetry.setup import set_up

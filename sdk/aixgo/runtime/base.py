@@ -1,7 +1,7 @@
 """What both runtimes are made of: the agents of this process, their mailboxes, and how a call begins and ends.
 
 Subclasses say only how names that are not of this process are reached. Above it: `local.py`, `distributed.py`; below:
-`entry.py` (one call), `pump.py` (one stream), `mailbox.py`, `reactive.py`.
+`entry.py` (one call), `pump.py` (one stream), `reactive.py`, and the mailboxes of `aixgo.mailboxes`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from decimal import Decimal
 from time import perf_counter
@@ -21,6 +21,8 @@ from aixgo.agent import Agent, check_name, is_ready
 from aixgo.call import DEFAULT_TIMEOUT, MAX_DEPTH, Budget, CallState
 from aixgo.errors import AgentNotFound, AixgoError, AlreadyRegistered, InvalidInput, MessageTooLarge, WrongState
 from aixgo.events import Event
+from aixgo.mailboxes.contract import MEMORY_MESSAGES, SEND_TIMEOUT, Letter, Mailboxes, MailboxPolicy
+from aixgo.mailboxes.memory import MemoryMailboxes
 from aixgo.message import Message, Payload
 from aixgo.runtime.contract import (
     DEFAULT_OPTIONS,
@@ -33,7 +35,6 @@ from aixgo.runtime.contract import (
     RuntimeMetrics,
 )
 from aixgo.runtime.entry import agent_events, bounded, run_agent, until_ready
-from aixgo.runtime.mailbox import Letter, Mailbox
 from aixgo.runtime.metrics import CallMetrics
 from aixgo.runtime.parallel import gather
 from aixgo.runtime.pump import PumpedStream
@@ -42,15 +43,15 @@ from aixgo.telemetry import spans
 from aixgo.telemetry.metrics import AGENT, Reading, observe
 from aixgo.usage import NO_USAGE
 
-MAILBOX_SIZE = 100
+MAILBOX_SIZE = MEMORY_MESSAGES
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 
 class BaseRuntime(ABC):
     """The Runtime contract over the agents of this process (see `contract.Runtime` for what each method promises).
 
-    `max_depth` bounds calls inside calls, `mailbox_size` the messages that wait for one agent, `max_message_bytes` the
-    text or bytes of one message.
+    `max_depth` bounds calls inside calls, `max_message_bytes` the text or bytes of one message. `mailboxes` are the
+    runtime's own from then on; without them they are in memory, and `mailbox_size` bounds what waits for one agent.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class BaseRuntime(ABC):
         max_depth: int = MAX_DEPTH,
         mailbox_size: int = MAILBOX_SIZE,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        mailboxes: Mailboxes | None = None,
     ) -> None:
         self._agents: dict[str, Agent] = {}
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._mailboxes = mailboxes or MemoryMailboxes(MailboxPolicy(max_messages=mailbox_size))
         self._reactive = ReactiveTasks()
         self._metrics = CallMetrics()
         self._max_depth = max_depth
-        self._mailbox_size = mailbox_size
         self._max_message_bytes = max_message_bytes
         self._running = False
 
@@ -80,13 +81,13 @@ class BaseRuntime(ABC):
                 f"an agent named {agent.name!r} is registered already; unregister it, or rename one"
             )
         self._agents[agent.name] = agent
-        self._mailboxes[agent.name] = Mailbox(agent.name, self._mailbox_size)
+        self._mailboxes.add(agent.name)
         try:
             agent.bind(self)
         except AixgoError:
             for name in self._family(agent.name):
                 self._agents.pop(name).bind(None)
-                del self._mailboxes[name]
+                self._mailboxes.remove(name)
             raise
         if self._running and agent.reactive:
             self._reactive.launch(agent)
@@ -96,7 +97,7 @@ class BaseRuntime(ABC):
             raise AgentNotFound(f"no agent named {name!r} is registered here", fields={"agent": name})
         for member in self._family(name):
             agent = self._agents.pop(member)
-            self._mailboxes.pop(member).close()
+            self._mailboxes.remove(member)
             await self._reactive.stop(agent)
             agent.bind(None)
 
@@ -104,6 +105,11 @@ class BaseRuntime(ABC):
     def own_agents(self) -> Mapping[str, Agent]:
         """The agents of this process by name, unnamed members included."""
         return self._agents
+
+    @property
+    def mailboxes(self) -> Mailboxes:
+        """The mailboxes behind `send` and `recv`: for their dead letters."""
+        return self._mailboxes
 
     @property
     def max_depth(self) -> int:
@@ -196,29 +202,26 @@ class BaseRuntime(ABC):
         above = ambient.current()
         if above is not None and above.session_id and not message.session_id:
             message = message.with_(session_id=above.session_id)
-        if target in self._agents:
-            self.deliver(target, Letter(message, ambient.current_path(), spans.inject()[0]))
-        else:
+        letter = Letter(message, ambient.current_path(), spans.inject()[0])
+        if not await self._put(target, letter):
             await self._send_elsewhere(target, message)
         self._metrics.messages_sent += 1
 
-    def deliver(self, target: str, letter: Letter) -> None:
-        """Put a letter into the mailbox of an agent of this process. Raises AgentNotFound, MailboxFull."""
-        mailbox = self._mailboxes.get(target)
-        if mailbox is None:
+    async def deliver(self, target: str, letter: Letter) -> None:
+        """Put a letter into the mailbox of an agent of this process. Raises as `send` does."""
+        if target not in self._agents or not await self._put(target, letter):
             raise self._unknown(target)
-        mailbox.put(letter)
 
     async def recv(self, source: str | None = None) -> AsyncIterator[Delivery]:
         name = source or ambient.reactive_agent()
         if not name:
             raise InvalidInput("recv() outside of an agent's start(): name the agent, recv('name')")
-        mailbox = self._mailboxes.get(name)
-        if mailbox is None:
+        if name not in self._agents:
             raise self._unknown(name)
-        async for delivery in mailbox.deliveries():
-            self._metrics.messages_received += 1
-            yield delivery
+        async with aclosing(self._mailboxes.receive(name)) as deliveries:
+            async for delivery in deliveries:
+                self._metrics.messages_received += 1
+                yield delivery
 
     async def broadcast(self, targets: Sequence[str], message: Message | Payload) -> Broadcast:
         shared = Message.of(message)
@@ -247,9 +250,9 @@ class BaseRuntime(ABC):
     def readings(self) -> Iterable[Reading]:
         """How full it is, for whoever collects metrics; called from another thread."""
         yield "aixgo.agents", len(self._agents), {}
-        for name, mailbox in list(self._mailboxes.items()):
-            yield "aixgo.mailbox.depth", len(mailbox), {AGENT: name}
-            yield "aixgo.mailbox.dead_letters", mailbox.dead_letters, {AGENT: name}
+        for name, waiting, dead in self._mailboxes.counts():
+            yield "aixgo.mailbox.depth", waiting, {AGENT: name}
+            yield "aixgo.mailbox.dead_letters", dead, {AGENT: name}
 
     async def __aenter__(self) -> Self:
         if self._running:
@@ -269,6 +272,7 @@ class BaseRuntime(ABC):
         for agent in list(self._agents.values()):
             await self._reactive.stop(agent)
         await self._closed()
+        await self._mailboxes.close()
 
     # what subclasses say
 
@@ -310,6 +314,11 @@ class BaseRuntime(ABC):
     async def _run(self, agent: Agent, message: Message, state: CallState, options: CallOptions) -> Message:
         await until_ready(agent, state, options)
         return await run_agent(agent, message, state)
+
+    async def _put(self, target: str, letter: Letter) -> bool:
+        remaining = ambient.remaining()
+        timeout = SEND_TIMEOUT if remaining is None else min(remaining, SEND_TIMEOUT)
+        return await self._mailboxes.put(target, letter, timeout)
 
     def _unknown(self, name: str) -> AgentNotFound:
         known = ", ".join(self.list_agents()[:10]) or "none"

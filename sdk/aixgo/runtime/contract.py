@@ -135,6 +135,11 @@ class Delivery(Protocol):
         ...
 
     @property
+    def redelivered(self) -> bool:
+        """Whether the message may have been worked on before: it is no first attempt, or was replayed when dead."""
+        ...
+
+    @property
     def sender(self) -> tuple[str, ...]:
         """The agent path of the sender; empty when it was no agent."""
         ...
@@ -225,7 +230,7 @@ class Runtime(Protocol):
         ...
 
     async def send(self, target: str, message: Message | Payload) -> None:
-        """Put a message into the mailbox of one instance. Raises AgentNotFound, MailboxFull, Unavailable."""
+        """Put a message into an agent's mailbox, once for its id. Raises AgentNotFound, MailboxFull, Unavailable."""
         ...
 
     def recv(self, source: str | None = None) -> AsyncIterator[Delivery]:

@@ -15,6 +15,7 @@ from aixgo import call as ambient
 from aixgo.call import Budget, CallState
 from aixgo.errors import InvalidMessage
 from aixgo.events import Event, Result
+from aixgo.mailboxes.contract import SEND_TIMEOUT
 from aixgo.message import Message, new_id
 from aixgo.runtime.attempts import Attempts
 from aixgo.runtime.contract import CallOptions
@@ -28,8 +29,6 @@ from aixgo.wire.codec import decode_message, fill_context, fill_message
 
 Trace = tuple[str, str, str]
 """traceparent, tracestate, baggage."""
-SEND_TIMEOUT = 30.0
-"""Seconds for putting a message into another process's mailbox."""
 
 
 class RemoteCalls:

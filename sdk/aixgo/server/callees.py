@@ -14,11 +14,11 @@ from aixgo.agent import Agent, is_ready, pattern_of
 from aixgo.call import DEFAULT_TIMEOUT, Budget, CallState
 from aixgo.errors import AgentNotFound, AgentUnavailable, AixgoError
 from aixgo.events import Event
+from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.entry import agent_events, run_agent
 from aixgo.runtime.instance import AgentInfo
-from aixgo.runtime.mailbox import Letter
 from aixgo.telemetry import spans
 from aixgo.telemetry.log_fields import serves
 
@@ -119,7 +119,7 @@ class OwnAgents:
 
     async def deliver(self, name: str, letter: Letter) -> str:
         self._find(name)
-        self._runtime.deliver(name, letter)
+        await self._runtime.deliver(name, letter)
         return ""
 
     def _find(self, name: str) -> Agent:

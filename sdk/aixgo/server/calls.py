@@ -17,9 +17,9 @@ from typing import Self
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, CallCancelled, InstanceDraining, Overloaded
 from aixgo.events import Event, Result
+from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.entry import finished_reply, past_deadline, typed
-from aixgo.runtime.mailbox import Letter
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE, Ledger, Usage

@@ -14,9 +14,9 @@ import grpc.aio
 
 from aixgo.call import DEFAULT_TIMEOUT
 from aixgo.errors import AixgoError, InternalError, InvalidInput, InvalidMessage, InvalidReply, NotSupported
+from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.instance import Instance
-from aixgo.runtime.mailbox import Letter
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
 from aixgo.usage import NO_USAGE

@@ -20,7 +20,7 @@ from aixgo.errors import (
     InstanceDraining,
     Overloaded,
 )
-from aixgo.runtime.mailbox import Letter
+from aixgo.mailboxes.contract import Letter
 from aixgo.server import calls as module
 from aixgo.server.callees import IncomingCall, OwnAgents
 from aixgo.server.calls import CallServer
