@@ -34,7 +34,7 @@ from aixgo.wire.instances import agent_from_proto
 if TYPE_CHECKING:
     from aixgo.events import Event
     from aixgo.message import Message
-    from aixgo.runtime.mailbox import Letter
+    from aixgo.mailboxes.contract import Letter
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 FIRST_SNAPSHOT = 1.0
