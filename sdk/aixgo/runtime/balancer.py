@@ -7,7 +7,8 @@ ejected instance when its health check succeeds.
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from time import monotonic
 
 from aixgo.runtime.instance import Instance, InstanceState
 
@@ -17,22 +18,29 @@ RETRY_CAPACITY, RETRY_DEPOSIT = 200.0, 0.2
 """A retry costs 1 out of at most 200, a call pays in 0.2: in an outage, a fifth more load at the most."""
 
 
-class Load:
-    """What this process knows of one instance from its own calls."""
+REPORT_COUNTS = 2.0
+"""Seconds that an instance's word on how busy it is counts: it is said only along with other frames."""
 
-    __slots__ = ("ejected", "failures", "in_flight")
+
+class Load:
+    """What this process knows of one instance: from its own calls, and what the instance says of those of others."""
+
+    __slots__ = ("ejected", "failures", "in_flight", "others", "reported_at")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.failures = 0
         self.ejected = False
+        self.others = 0
+        self.reported_at = float("-inf")
 
 
 class Balancer:
-    """Loads and ejections by instance id."""
+    """Loads and ejections by instance id. `clock` gives seconds."""
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None, clock: Callable[[], float] = monotonic) -> None:
         self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
+        self._clock = clock
         self._loads: dict[str, Load] = {}
 
     def load(self, instance_id: str) -> Load:
@@ -54,7 +62,13 @@ class Balancer:
         if len(usable) <= 1:
             return usable[0] if usable else None
         one, other = self._rng.sample(usable, 2)
-        return one if self._in_flight(one) <= self._in_flight(other) else other
+        return one if self._busy(one) <= self._busy(other) else other
+
+    def reported(self, instance_id: str, running: int) -> None:
+        """The instance says that it runs so many calls, those of this process included."""
+        load = self._loads.get(instance_id)
+        if load is not None:
+            load.others, load.reported_at = max(0, running - load.in_flight), self._clock()
 
     def succeeded(self, instance_id: str) -> None:
         """The instance answered; an error of an agent's is an answer too."""
@@ -79,9 +93,12 @@ class Balancer:
         for instance_id in [i for i, load in self._loads.items() if i not in known and load.in_flight == 0]:
             del self._loads[instance_id]
 
-    def _in_flight(self, instance: Instance) -> int:
+    def _busy(self, instance: Instance) -> int:
         load = self._loads.get(instance.instance_id)
-        return 0 if load is None else load.in_flight
+        if load is None:
+            return 0
+        counts = load.others and self._clock() - load.reported_at <= REPORT_COUNTS
+        return load.in_flight + load.others if counts else load.in_flight
 
     def _usable(self, agent: str, instance: Instance, tried: Container[str]) -> bool:
         if instance.state is not InstanceState.READY or instance.instance_id in tried:

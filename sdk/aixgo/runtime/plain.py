@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -25,6 +25,7 @@ from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
 from aixgo.runtime.grant import Grant
 from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_error, decode_event, decode_usage
 from aixgo.wire.status import from_rpc, from_transport
 
@@ -36,6 +37,34 @@ PROBE_TIMEOUT = 1.0
 """Seconds for a health check."""
 
 Headers = Sequence[tuple[str, str]]
+
+
+class Reply(Protocol):
+    """What every transport brings back from a call."""
+
+    @property
+    def message(self) -> types_pb2.Message:
+        """The reply, with its usage."""
+        ...
+
+
+class Transport(Protocol):
+    """How calls travel. Both raise the callee's AixgoError, or TransportFailed when it carries none.
+
+    `timeout` is in seconds. When a call is cancelled, what the callee has spent is settled with `grant`.
+    """
+
+    async def execute(
+        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, grant: Grant
+    ) -> Reply:
+        """One call."""
+        ...
+
+    def stream(
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
+    ) -> AsyncGenerator[Event]:
+        """The events of one call; the last one is the Result."""
+        ...
 
 
 class TransportFailed(Exception):

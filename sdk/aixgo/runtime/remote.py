@@ -21,8 +21,10 @@ from aixgo.runtime.attempts import Attempts
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.entry import finished_reply
 from aixgo.runtime.grant import Grant
-from aixgo.runtime.plain import Headers, PlainTransport
+from aixgo.runtime.instance import Instance
+from aixgo.runtime.plain import Headers, PlainTransport, Transport
 from aixgo.runtime.replicas import Replicas
+from aixgo.runtime.session import SessionTransport
 from aixgo.telemetry import spans
 from aixgo.v1 import agent_pb2, types_pb2
 from aixgo.wire.codec import decode_message, fill_context, fill_message
@@ -32,11 +34,12 @@ Trace = tuple[str, str, str]
 
 
 class RemoteCalls:
-    """Calls to the instances of `replicas` over `transport`."""
+    """Calls to the instances of `replicas`: over `sessions` where there are any, else over `transport`."""
 
-    def __init__(self, replicas: Replicas, transport: PlainTransport) -> None:
+    def __init__(self, replicas: Replicas, transport: PlainTransport, sessions: SessionTransport | None = None) -> None:
         self.replicas = replicas
         self.transport = transport
+        self.sessions = sessions
         self._call_ids = itertools.count(1)
         self._prefix = new_id()
 
@@ -57,7 +60,8 @@ class RemoteCalls:
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(), trace)
                 with attempts.on(instance):
-                    response = await self.transport.execute(instance.address, request, timeout, headers, grant)
+                    transport = self._to(instance)
+                    response = await transport.execute(instance.address, request, timeout, headers, grant)
                     reply = _reply(response.message, grant)
                     state.instance_id = instance.instance_id
                     return finished_reply(reply, state)
@@ -77,8 +81,8 @@ class RemoteCalls:
                 instance = await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(), trace)
-                events = self.transport.stream(instance.address, request, timeout, headers, grant)
                 with attempts.on(instance):
+                    events = self._to(instance).stream(instance.address, request, timeout, headers, grant)
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
                         async for event in events:
                             attempts.answered = True
@@ -112,6 +116,9 @@ class RemoteCalls:
             with attempts.on(instance):
                 await self.transport.deliver(instance.address, request, timeout, headers)
                 return instance.instance_id
+
+    def _to(self, instance: Instance) -> Transport:
+        return self.transport if self.sessions is None else self.sessions.to(instance)
 
     def _context(
         self,

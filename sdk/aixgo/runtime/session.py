@@ -1,0 +1,388 @@
+"""The session transport: all calls to an instance over one stream, many frames in one message.
+
+Owns the client's side of AgentService.Session: one stream for each address, opened with the first call to it, and
+opened anew with the first call after it was lost. What is large, and instances that do not offer sessions, go to
+`plain.py`. The rules are those of `wire/session.py`; a call ends here as one over plain does: with a reply, the
+callee's AixgoError, or TransportFailed. Above: `remote.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from aixgo.errors import AixgoError, ConfigError, DeadlineExceeded, InstanceDraining, InstanceLost, InvalidMessage
+from aixgo.events import Event, Result
+from aixgo.runtime.channels import ChannelPool, PooledChannel
+from aixgo.runtime.grant import Grant
+from aixgo.runtime.instance import Instance
+from aixgo.runtime.plain import CANCEL_TIMEOUT, Headers, PlainTransport, Reply, Transport, TransportFailed
+from aixgo.usage import NO_USAGE, Usage
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
+from aixgo.wire.session import MAX_BATCH, MAX_BYTES_HEADER, CallerSession, SessionStage
+from aixgo.wire.status import from_rpc, from_transport
+
+log = logging.getLogger(__name__)
+
+LARGE_BYTES = 64 * 1024
+"""Bytes of a request above which it goes plain, so that it holds up no other call."""
+
+Request = pb.ExecuteRequest | pb.ExecuteStreamRequest
+
+
+class TransportChoice(StrEnum):
+    """How a runtime calls other processes."""
+
+    PLAIN = "plain"
+    """One RPC for each call; for callees behind proxies that balance calls."""
+    AUTO = "auto"
+    """Sessions with the instances that are known to offer them."""
+    SESSION = "session"
+    """Sessions with every instance, but for those that turn out to offer none."""
+
+    @classmethod
+    def of(cls, word: TransportChoice | str) -> TransportChoice:
+        """The choice that a word names; raises ConfigError for any other."""
+        for choice in cls:
+            if word == choice.value:
+                return choice
+        raise ConfigError(f"transport is {word!r}; write one of {', '.join(choice.value for choice in cls)}")
+
+
+class SessionTransport:
+    """The sessions of one runtime, by address. `eager` tries also addresses of which nobody has said what they offer.
+
+    `loaded` is told how many calls an instance runs; `max_bytes` is the largest message that this side takes.
+    """
+
+    def __init__(
+        self,
+        channels: ChannelPool,
+        plain: PlainTransport,
+        *,
+        max_bytes: int,
+        eager: bool,
+        loaded: Callable[[str, int], None],
+    ) -> None:
+        self._channels = channels
+        self._max_bytes = max_bytes
+        self._eager = eager
+        self._loaded = loaded
+        self._sessions: dict[str, Session] = {}
+        self._offers: dict[str, bool] = {}
+        self.plain = plain
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def to(self, instance: Instance) -> Transport:
+        """How to call an instance: over its session, which is opened if need be, or plain."""
+        session = self._sessions.get(instance.address)
+        if session is not None and not session.closed:
+            return session
+        if not self._offers.get(instance.address, self._eager or "session" in instance.transports):
+            return self.plain
+        return self._open(instance)
+
+    def described(self, address: str, transports: Sequence[str]) -> None:
+        """What the process at a fixed address says that it offers."""
+        self._offers[address] = "session" in transports
+
+    async def close(self) -> None:
+        """End all sessions; calls that are out are lost."""
+        for session in list(self._sessions.values()):
+            await session.close()
+
+    def _open(self, instance: Instance) -> Session:
+        pooled = self._channels.borrow(instance.address)
+        self._channels.give_back(pooled)  # each call of the session borrows it anew
+        loaded = partial(self._loaded, instance.instance_id)
+        session = Session(instance.address, pooled, self._channels, self.plain, self._max_bytes)
+        session.begin(loaded, self._ended)
+        self._sessions[instance.address] = session
+        return session
+
+    def _ended(self, session: Session) -> None:
+        if self._sessions.get(session.address) is session:
+            del self._sessions[session.address]
+        if session.refused:
+            self._offers[session.address] = False
+
+
+class Session:
+    """One session: its stream, the calls that wait for frames, and the protocol between them.
+
+    Its calls have the contract of PlainTransport's. While the callee drains, new ones raise InstanceDraining.
+    """
+
+    def __init__(
+        self, address: str, pooled: PooledChannel, channels: ChannelPool, plain: PlainTransport, max_bytes: int
+    ) -> None:
+        self.address = address
+        self.refused = False
+        """Whether the process there has turned out to offer no sessions."""
+        self._pooled = pooled
+        self._channels = channels
+        self._plain = plain
+        self._protocol = CallerSession(max_bytes)
+        self._waiting: dict[int, _Waiting] = {}
+        self._frames = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stream: Any = pooled.stub.Session(metadata=((MAX_BYTES_HEADER, str(max_bytes)),))
+
+    @property
+    def closed(self) -> bool:
+        """Whether its stream has ended."""
+        return self._protocol.stage is SessionStage.CLOSED
+
+    def begin(self, loaded: Callable[[int], None], ended: Callable[[Session], None]) -> None:
+        """Read and write until the stream ends. `loaded` is told how many calls run there, `ended` of the end."""
+        self._loaded = loaded
+        self._ended = ended
+        self._task = self._loop.create_task(self._run(), name=f"session with {self.address}")
+
+    async def close(self) -> None:
+        """End the session; calls that are out are lost."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def execute(
+        self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, grant: Grant
+    ) -> Reply:
+        """One call. When it is cancelled, what the callee has spent is settled with `grant`."""
+        if request.ByteSize() > LARGE_BYTES:
+            return await self._plain.execute(address, request, timeout, headers, grant)
+        answer: asyncio.Future[pb.Frame] = self._loop.create_future()
+        number, timer = self._open(request, answer, timeout, stream=False)
+        try:
+            frame = await answer
+        except _NotOffered:
+            return await self._plain.execute(address, request, timer.when() - self._loop.time(), headers, grant)
+        except DeadlineExceeded:
+            grant.lose()
+            raise
+        except asyncio.CancelledError:
+            await self._cancel(number, grant)
+            raise
+        finally:
+            timer.cancel()
+            self._channels.give_back(self._pooled)
+        if frame.HasField("error"):
+            raise decode_error(frame.error)
+        return frame.result
+
+    async def stream(
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
+    ) -> AsyncGenerator[Event]:
+        """The events of one call; the last one is the Result. One that breaks off raises TransportFailed."""
+        if request.ByteSize() > LARGE_BYTES:
+            events = self._plain.stream(address, request, timeout, headers, grant)
+        else:
+            events = self._events(address, request, timeout, headers, grant)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _events(
+        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
+    ) -> AsyncGenerator[Event]:
+        inbox = _Inbox(self._loop)
+        number, timer = self._open(request, inbox, timeout, stream=True)
+        try:
+            while (frame := await inbox.next()).HasField("event"):
+                yield decode_event(frame.event)
+                if self._protocol.consumed(number):
+                    self._frames.set()
+            yield _last(frame, request, grant)
+        except _NotOffered:
+            left = timer.when() - self._loop.time()
+            async with aclosing(self._plain.stream(address, request, left, headers, grant)) as events:
+                async for event in events:
+                    yield event
+        except DeadlineExceeded:
+            if inbox.late:
+                grant.lose()
+            raise
+        finally:
+            timer.cancel()
+            await self._cancel(number, grant)
+            self._channels.give_back(self._pooled)
+
+    def _open(
+        self, request: Request, waiting: _Waiting, timeout: float, *, stream: bool
+    ) -> tuple[int, asyncio.TimerHandle]:
+        number = self._protocol.open(request, stream=stream)
+        self._waiting[number] = waiting
+        self._pooled.calls += 1
+        self._frames.set()
+        return number, self._loop.call_later(timeout, self._expire, number)
+
+    async def _cancel(self, number: int, grant: Grant) -> None:
+        """Cancel a call that has not ended, and settle what it has spent."""
+        if self._waiting.pop(number, None) is None:
+            return
+        if not self._protocol.cancel(number):
+            grant.settle(NO_USAGE)
+            return
+        answer = self._waiting[number] = self._loop.create_future()
+        self._frames.set()
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                grant.settle(_spent(await answer))
+        except (TimeoutError, InvalidMessage, TransportFailed, AixgoError) as error:
+            log.debug("what a cancelled call has spent is not known: %s", error)
+        finally:
+            grant.lose()  # unless it was settled; also when this is cancelled in its turn
+            self._waiting.pop(number, None)
+            self._protocol.forget(number)
+
+    def _expire(self, number: int) -> None:
+        """The deadline of a call has passed, and the callee's own error with it has not come."""
+        waiting = self._waiting.pop(number, None)
+        self._protocol.cancel(number)
+        self._protocol.forget(number)
+        self._frames.set()
+        if waiting is not None and not waiting.done():
+            text = f"{self.address} did not answer before the deadline; give the call a longer timeout"
+            waiting.set_exception(DeadlineExceeded(text))
+
+    async def _run(self) -> None:
+        writer = self._loop.create_task(self._write(), name=f"session writer to {self.address}")
+        clean = False
+        try:
+            await self._read()
+            clean, why = True, self._left
+        except asyncio.CancelledError:
+            why = partial(self._lost, "the channel was closed during the call")
+        except grpc.aio.AioRpcError as error:
+            why = partial(self._broke, error)
+        except AixgoError as error:
+            why = partial(self._lost, f"the session ended: {error.message}")
+        self._stream.cancel()
+        writer.cancel()
+        for number, accepted in self._protocol.closed(clean=clean).items():
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(why(accepted))
+        self._ended(self)
+        await asyncio.gather(writer, return_exceptions=True)
+
+    async def _read(self) -> None:
+        while (response := await self._stream.read()) is not grpc.aio.EOF:
+            for frame in response.frames:
+                self._received(frame)
+
+    async def _write(self) -> None:
+        await self._stream.wait_for_connection()  # until then nothing has left, so nothing can have been accepted
+        while True:
+            frames = self._protocol.outbox.take(MAX_BATCH)
+            if frames:
+                await self._stream.write(pb.SessionRequest(frames=frames))
+            else:
+                self._frames.clear()
+                await self._frames.wait()
+
+    def _received(self, frame: pb.Frame) -> None:
+        kind, number = self._protocol.receive(frame), frame.call
+        if kind == "load":
+            self._loaded(frame.load.running)
+        elif kind == "error" and number == 0:
+            raise decode_error(frame.error)
+        elif number and kind:
+            waiting = self._waiting[number] if kind == "event" else self._waiting.pop(number)
+            if not waiting.done():
+                waiting.set_result(frame)
+
+    def _left(self, accepted: bool) -> Exception:
+        """The callee has ended the session in good order."""
+        if not accepted:
+            return InstanceDraining(f"{self.address}: the instance drains, and takes no new calls")
+        return self._lost("the session was ended during the call", accepted)
+
+    def _lost(self, why: str, accepted: bool) -> Exception:
+        error = InstanceLost(f"{self.address}: {why}")
+        error.accepted = accepted
+        return TransportFailed(error)
+
+    def _broke(self, error: grpc.aio.AioRpcError, accepted: bool) -> Exception:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            self.refused = True
+            return _NotOffered()
+        answered = from_rpc(error)
+        if answered is not None:
+            return answered
+        failed = from_transport(error, self.address)
+        failed.accepted = failed.accepted and accepted
+        return TransportFailed(failed)
+
+
+class _NotOffered(Exception):
+    """There are no sessions at this address; whatever was to be called was not."""
+
+
+class _Inbox:
+    """The frames of a stream that wait for its reader; how many there can be is bounded by its credit."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._frames: deque[pb.Frame | Exception] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self.late = False
+
+    def done(self) -> bool:
+        """Like a future, but one that takes more than one result."""
+        return False
+
+    def set_result(self, frame: pb.Frame) -> None:
+        """Add a frame."""
+        self._put(frame)
+
+    def set_exception(self, error: Exception) -> None:
+        """Raise this once all frames are read."""
+        self.late = isinstance(error, DeadlineExceeded)
+        self._put(error)
+
+    async def next(self) -> pb.Frame:
+        """The next frame."""
+        while not self._frames:
+            self._reader = self._loop.create_future()
+            await self._reader
+        frame = self._frames.popleft()
+        if isinstance(frame, Exception):
+            raise frame
+        return frame
+
+    def _put(self, frame: pb.Frame | Exception) -> None:
+        self._frames.append(frame)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+_Waiting = asyncio.Future[pb.Frame] | _Inbox
+
+
+def _last(frame: pb.Frame, request: pb.ExecuteStreamRequest, grant: Grant) -> Result:
+    """The Result in the last frame of a stream; raises the error in it."""
+    if frame.HasField("error"):
+        raise decode_error(frame.error)
+    try:
+        message = decode_message(frame.result.message)
+    except InvalidMessage:
+        grant.lose()
+        raise
+    return Result(message, (*request.context.agent_path, request.agent))
+
+
+def _spent(frame: pb.Frame) -> Usage:
+    """What the call spent that this frame has ended. Raises InvalidMessage when that cannot be read."""
+    return decode_usage(frame.error.usage if frame.HasField("error") else frame.result.message.usage)

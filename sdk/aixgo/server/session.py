@@ -1,0 +1,263 @@
+"""Sessions served: the calls of one caller that come over one stream, and all such streams of a server.
+
+Maps frames to `calls.py`, as the servicer does RPCs, so that limits, deadline, errors, telemetry and accounting are
+those of every call. The rules are those of `wire/session.py`; what is owned here are tasks: one that reads, one that
+writes, one for each call. Above it lies `servicer.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Any, cast
+
+import grpc.aio
+
+from aixgo.errors import AixgoError, CallCancelled, InternalError, InvalidInput, MessageTooLarge
+from aixgo.events import Result
+from aixgo.message import Message
+from aixgo.runtime.base import MAX_MESSAGE_BYTES
+from aixgo.security.identity import Caller
+from aixgo.server.callees import NO_TRACE, IncomingCall
+from aixgo.server.calls import CallServer
+from aixgo.server.incoming import fill_reply, read_call
+from aixgo.usage import NO_USAGE
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.wire.codec import encode_error, encode_event
+from aixgo.wire.session import MAX_BATCH, MAX_BYTES_HEADER, CalleeSession, SessionStage
+from aixgo.wire.status import abort
+
+log = logging.getLogger(__name__)
+
+Stream = grpc.aio.ServicerContext[Any, Any]
+
+MAX_BACKLOG = 4 * 1024 * 1024
+"""Bytes that may wait for a caller that does not read; above that nothing is read from it, and its streams wait."""
+LOAD_PAUSE = 0.25
+"""Seconds between two words on how busy the instance is. They go along with other frames, never alone."""
+
+
+class Sessions:
+    """All sessions of one server. `max_bytes` is the largest message that it sends."""
+
+    def __init__(self, calls: CallServer, *, max_bytes: int) -> None:
+        self._calls = calls
+        self._max_bytes = max_bytes
+        self._open: set[ServedSession] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve one stream until it ends, or this server has drained. Who calls is asked once, at its beginning."""
+        try:
+            caller = self._calls.security.caller(stream)
+        except AixgoError as error:
+            await abort(stream, error)
+        session = ServedSession(self._calls, stream, caller, min(self._max_bytes, _accepted_bytes(stream)))
+        self._open.add(session)
+        if self._draining:
+            session.drain()
+        try:
+            await session.run()
+        finally:
+            self._open.discard(session)
+
+    def drain(self) -> None:
+        """Ask every caller to open no more calls."""
+        self._draining = True
+        for session in self._open:
+            session.drain()
+
+    def finish(self) -> None:
+        """Let every session end as soon as its calls have ended and are answered."""
+        for session in self._open:
+            session.finish()
+
+
+class ServedSession:
+    """One session: its stream, the tasks of its calls, and the protocol between them."""
+
+    def __init__(self, calls: CallServer, stream: Stream, caller: Caller, max_bytes: int) -> None:
+        self._calls = calls
+        self._stream = stream
+        self._caller = caller
+        self._protocol = CalleeSession(max_bytes)
+        self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._frames = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._finishing = False
+        self._told = 0
+        self._told_at = 0.0
+
+    async def run(self) -> None:
+        """Serve until the stream is lost, its caller has left or misused it, or `finish` has come to its end."""
+        reader = self._loop.create_task(self._read(), name="session reader")
+        writer = self._loop.create_task(self._write(), name="session writer")
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if self._protocol.stage is SessionStage.CLOSED:
+                await asyncio.wait({writer})  # the caller is told why
+        finally:
+            self._stop(None)
+            for task in (reader, writer):
+                task.cancel()
+            for ended in await asyncio.gather(reader, writer, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    log.debug("a session ended", exc_info=ended)
+
+    def drain(self) -> None:
+        """Ask the caller to open no more calls."""
+        self._protocol.drain()
+        self._frames.set()
+
+    def finish(self) -> None:
+        """End once every call has ended and is answered."""
+        self._finishing = True
+        self._frames.set()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                request = await self._stream.read()
+                if request is grpc.aio.EOF:
+                    return
+                for frame in cast("pb.SessionRequest", request).frames:
+                    self._received(frame)
+                    if self._protocol.outbox.bytes > MAX_BACKLOG:
+                        await self._written()
+        except InvalidInput as error:
+            self._stop(error)
+            self.finish()
+
+    async def _write(self) -> None:
+        outbox = self._protocol.outbox
+        while True:
+            if outbox:
+                self._tell_load()
+                frames = outbox.take(MAX_BATCH)
+                await self._stream.write(pb.SessionResponse(frames=frames))
+                self._wake_waiting()
+            elif self._finishing and not self._protocol:
+                return
+            else:
+                self._frames.clear()
+                await self._frames.wait()
+
+    def _received(self, frame: pb.Frame) -> None:
+        kind, number = self._protocol.receive(frame), frame.call
+        if kind == "open":
+            if len(self._tasks) >= self._calls.limit:
+                self._fail(number, self._calls.full())
+                return
+            task = self._loop.create_task(self._serve(number, frame.open))
+            self._tasks[number] = task, frame.open.context.call_id
+        elif kind == "cancel" and number in self._tasks:
+            cancel = self._loop.create_task(self._cancel(number, *self._tasks[number]))
+            self._cancels.add(cancel)
+            cancel.add_done_callback(self._cancels.discard)
+        elif kind == "credit":
+            self._wake_waiting()
+
+    async def _serve(self, number: int, opening: pb.OpenFrame) -> None:
+        try:
+            call = read_call(opening, trace=self._trace(opening))
+            call.caller = self._caller
+            if opening.stream:
+                await self._serve_stream(number, opening, call)
+            else:
+                self._reply(number, opening, await self._calls.serve(call))
+        except AixgoError as error:
+            self._fail(number, error)
+        except asyncio.CancelledError:
+            self._fail(number, CallCancelled("the call was cancelled where it ran"))
+            raise
+        except Exception:
+            log.exception("a call of a session failed in aixgo")
+            self._fail(number, InternalError("the server failed; its log has the details"))
+        finally:
+            self._tasks.pop(number, None)
+
+    async def _serve_stream(self, number: int, opening: pb.OpenFrame, call: IncomingCall) -> None:
+        protocol, frames = self._protocol, self._frames
+        async with aclosing(self._calls.serve_stream(call)) as events:
+            async for event in events:
+                if isinstance(event, Result):
+                    self._reply(number, opening, event.message)
+                    continue
+                if not protocol.may_send(number) or protocol.outbox.bytes > MAX_BACKLOG:
+                    await self._room(number)
+                protocol.event(number, encode_event(event))
+                frames.set()
+
+    def _reply(self, number: int, opening: pb.OpenFrame, reply: Message) -> None:
+        frame = pb.Frame(call=number)
+        path = opening.context.agent_path
+        frame.result.SetInParent()
+        fill_reply(frame.result.message, reply, opening.agent, path)
+        try:
+            self._protocol.end(frame)
+        except MessageTooLarge as error:
+            error.agent_path, error.usage = (*path, opening.agent), reply.usage
+            raise
+        self._frames.set()
+
+    def _fail(self, number: int, error: AixgoError) -> None:
+        self._protocol.end(pb.Frame(call=number, error=encode_error(error)))
+        self._frames.set()
+
+    async def _cancel(self, number: int, task: asyncio.Task[None], call_id: str) -> None:
+        """Stop a call; one that does not stop is answered all the same, with what it may have spent."""
+        usage = await self._calls.cancel(call_id, self._caller) if call_id else None
+        if number not in self._protocol:
+            return
+        task.cancel()
+        error = CallCancelled("the call was cancelled where it ran, and has not stopped")
+        error.usage = usage or NO_USAGE
+        self._fail(number, error)
+
+    def _stop(self, error: InvalidInput | None) -> None:
+        """Cancel every call, as the end of an RPC does. `error`: what the caller did wrong, and is told."""
+        if self._protocol.stage is not SessionStage.CLOSED:
+            self._protocol.closed(None if error is None else encode_error(error))
+        for task in [task for task, _ in self._tasks.values()] + list(self._cancels):
+            task.cancel()
+
+    def _trace(self, opening: pb.OpenFrame) -> tuple[str, str, str]:
+        context = opening.context
+        if not self._calls.reads_traces or not context.traceparent:
+            return NO_TRACE
+        return context.traceparent, context.tracestate, context.baggage
+
+    def _tell_load(self) -> None:
+        running, now = self._calls.count, self._loop.time()
+        if running != self._told and now - self._told_at >= LOAD_PAUSE:
+            self._told, self._told_at = running, now
+            self._protocol.load(running, self._calls.limit)
+
+    async def _room(self, number: int) -> None:
+        """Wait until the next event of a call may go."""
+        while not self._protocol.may_send(number) or self._protocol.outbox.bytes > MAX_BACKLOG:
+            await self._moved.wait()
+
+    async def _written(self) -> None:
+        while self._protocol.outbox.bytes > MAX_BACKLOG:
+            await self._moved.wait()
+
+    def _wake_waiting(self) -> None:
+        """Let those look again who wait for credit, or for the caller to read."""
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def _accepted_bytes(stream: Stream) -> int:
+    """The largest message that the caller says it takes; MAX_MESSAGE_BYTES for one that does not say."""
+    metadata: Any = stream.invocation_metadata() or ()
+    for key, value in metadata:
+        if key == MAX_BYTES_HEADER and isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value[:18])
+    return MAX_MESSAGE_BYTES

@@ -1,0 +1,369 @@
+"""The session protocol: many calls over one stream, as two state machines without I/O, one for each end.
+
+A machine is told what arrives (`receive`) and what its own side wants (open, cancel, result, ...), and says what is to
+be written (`take`) and what is to be known. Above it lie `runtime/session.py`, which opens streams, and
+`server/session.py`, which serves them; nothing below but the frames of aixgo.v1.
+
+A call                                              A session
+
+    idle --open--> open --result|error--> ended         running --drain--> draining --+
+                    |                       ^              |                          |
+                  cancel                    |              +--stream lost, violation--+--> closed
+                    v                       |
+                cancelling --result|error---+
+
+Rules
+    * The caller numbers its calls 1, 2, 3, ...; no number is used twice. A frame for a call that has ended is dropped,
+      because a cancel may cross a result; a frame for one that was never opened is a violation.
+    * A call ends with exactly one result or error of the callee's. A cancelled one does too: the answer carries what
+      was spent. Events of a cancelling call are dropped.
+    * Each event of a call uses up one credit, and the caller grants as many as its reader has taken: a slow reader
+      holds up its own call only. Results and errors need no credit.
+    * After a drain the caller opens no more calls. The callee ends the stream when the running ones have ended, so what
+      is then still open was never accepted.
+    * When the stream is lost, every open call has ended. One whose OpenFrame was never taken was not accepted; of the
+      others nothing is known.
+    * A violation ends the session. Kinds of frames that this version does not know are skipped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+
+from aixgo.errors import AixgoError, InstanceDraining, InternalError, InvalidInput, MessageTooLarge, WrongState
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
+
+WINDOW = 64
+"""Events that a callee may be ahead of the reader of a stream."""
+MAX_CREDIT = 2**20
+"""Events that a callee lets itself be granted at once; more is a violation."""
+MAX_BATCH = 256 * 1024
+"""Bytes of the frames that go into one message. A larger frame goes alone."""
+MAX_BYTES_HEADER = "aixgo-max-message-bytes"
+"""Metadata of a session's stream: the largest message that the caller takes, in bytes; without it, 4 MiB."""
+FRAMING = 64
+"""Bytes that a message may be larger than the frame in it."""
+
+_FROM_CALLER = frozenset(("open", "cancel", "credit"))
+_FROM_CALLEE = frozenset(("event", "result", "error"))
+_OF_SESSION = frozenset(("error", "drain", "load"))
+
+
+class CallStage(Enum):
+    """Where a call stands that has left idle."""
+
+    OPEN = 1
+    CANCELLING = 2
+    ENDED = 3
+
+
+class SessionStage(Enum):
+    """Where a session stands."""
+
+    RUNNING = 1
+    DRAINING = 2
+    CLOSED = 3
+
+
+class OpenCall:
+    """One call on a session. `credit`: events that may still come; `taken`: its OpenFrame is on its way."""
+
+    __slots__ = ("consumed", "credit", "stage", "stream", "taken")
+
+    def __init__(self, *, stream: bool, credit: int) -> None:
+        self.stage = CallStage.OPEN
+        self.stream = stream
+        self.credit = credit
+        self.consumed = 0
+        self.taken = False
+
+
+class Outbox:
+    """Frames that wait to be written, in order, none of them too large for a message of `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._frames: deque[tuple[pb.Frame, int, OpenCall | None]] = deque()
+        self._max_bytes = max_bytes
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: pb.Frame, opens: OpenCall | None = None) -> None:
+        """Add a frame; `opens` is the call that it opens. Raises MessageTooLarge."""
+        size = frame.ByteSize()
+        if size + FRAMING > self._max_bytes:
+            raise MessageTooLarge(
+                f"the message has {size} bytes and {self._max_bytes - FRAMING} are allowed on a session;"
+                " send less, or raise max_message_bytes on both sides",
+                fields={"limit": self._max_bytes - FRAMING},
+            )
+        self._frames.append((frame, size, opens))
+        self.bytes += size
+
+    def take(self, limit: int) -> list[pb.Frame]:
+        """The next frames, out of the box: as many as `limit` bytes hold, and at least one if there is any."""
+        taken: list[pb.Frame] = []
+        frames, room = self._frames, limit
+        while frames:
+            frame, size, opens = frames[0]
+            if size > room and taken:
+                break
+            frames.popleft()
+            self.bytes -= size
+            if opens is not None:
+                if opens.stage is CallStage.ENDED:  # withdrawn before anybody saw it
+                    continue
+                opens.taken = True
+            room -= size
+            taken.append(frame)
+        return taken
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._frames.clear()
+        self.bytes = 0
+
+
+class CallerSession:
+    """The caller's end. Numbers calls, grants credit, and knows what of an ended session was never accepted.
+
+    `max_bytes` is the largest message that the callee takes, `window` how many events may be ahead of a reader.
+    """
+
+    def __init__(self, max_bytes: int, *, window: int = WINDOW) -> None:
+        self.stage = SessionStage.RUNNING
+        self.outbox = Outbox(max_bytes)
+        self._window = window
+        self._calls: dict[int, OpenCall] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def open(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, *, stream: bool) -> int:
+        """Open a call and return its number. Raises InstanceDraining, WrongState, MessageTooLarge."""
+        if self.stage is not SessionStage.RUNNING:
+            raise _refusal(self.stage)
+        number = self._last + 1
+        call = OpenCall(stream=stream, credit=self._window if stream else 0)
+        frame = pb.Frame(call=number)
+        opening = frame.open
+        opening.agent = request.agent
+        opening.message.CopyFrom(request.message)
+        opening.context.CopyFrom(request.context)
+        if stream:
+            opening.stream, opening.credit = True, self._window
+        self.outbox.put(frame, call)
+        self._calls[number] = call
+        self._last = number
+        return number
+
+    def cancel(self, number: int) -> bool:
+        """Ask the callee to stop a call. False when there is nothing to wait for: it has ended, or was never sent."""
+        call = self._calls.get(number)
+        if call is None:
+            return False
+        if not call.taken:
+            self.forget(number)
+            return False
+        if call.stage is CallStage.OPEN:
+            call.stage = CallStage.CANCELLING
+            self.outbox.put(pb.Frame(call=number, cancel=pb.CancelFrame()))
+        return True
+
+    def forget(self, number: int) -> None:
+        """Wait for a call no longer: whatever still comes for it is dropped."""
+        call = self._calls.pop(number, None)
+        if call is not None:
+            call.stage = CallStage.ENDED
+
+    def consumed(self, number: int) -> bool:
+        """The reader of a stream has taken an event. True when that grants the callee more."""
+        call = self._calls.get(number)
+        if call is None or call.stage is not CallStage.OPEN:
+            return False
+        call.consumed += 1
+        if call.consumed * 2 < self._window:
+            return False
+        self.outbox.put(pb.Frame(call=number, credit=pb.CreditFrame(events=call.consumed)))
+        call.credit += call.consumed
+        call.consumed = 0
+        return True
+
+    def receive(self, frame: pb.Frame) -> str:
+        """Take a frame of the callee's, and return its kind, or "" when nobody needs it.
+
+        `result` and `error` have ended their call, `error` on number 0 the session. Raises InternalError for a
+        violation.
+        """
+        kind = frame.WhichOneof("kind")
+        if kind is None or self.stage is SessionStage.CLOSED:
+            return ""
+        if frame.call == 0:
+            return self._of_session(kind)
+        if kind not in _FROM_CALLEE:
+            raise _violated(f"a callee sent a frame of the kind {kind!r} for call {frame.call}")
+        call = self._calls.get(frame.call)
+        if call is None:
+            if frame.call > self._last:
+                raise _violated(f"a frame came for call {frame.call}, which was never opened")
+            return ""
+        if kind == "event":
+            return self._event(frame.call, call)
+        del self._calls[frame.call]
+        call.stage = CallStage.ENDED
+        return kind
+
+    def closed(self, *, clean: bool) -> dict[int, bool]:
+        """The stream has ended; `clean`: because the callee ended it. Every open call has ended with it.
+
+        Returns them by number, True for each that the callee may have accepted.
+        """
+        drained = clean and self.stage is SessionStage.DRAINING
+        self.stage = SessionStage.CLOSED
+        self.outbox.clear()
+        ended = {number: call.taken and not drained for number, call in self._calls.items()}
+        for number in ended:
+            self.forget(number)
+        return ended
+
+    def _of_session(self, kind: str) -> str:
+        if kind not in _OF_SESSION:
+            raise _violated(f"a callee sent a frame of the kind {kind!r} for no call")
+        if kind == "drain":
+            self.stage = SessionStage.DRAINING
+        return kind
+
+    def _event(self, number: int, call: OpenCall) -> str:
+        if call.credit == 0:
+            raise _violated(f"an event came for call {number} beyond its credit")
+        call.credit -= 1
+        return "event" if call.stage is CallStage.OPEN else ""
+
+
+class CalleeSession:
+    """The callee's end. Holds callers to the rules, and its own events to the credit that they grant.
+
+    `max_bytes` is the largest message that the caller takes.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.stage = SessionStage.RUNNING
+        self.outbox = Outbox(max_bytes)
+        self._calls: dict[int, OpenCall] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._calls
+
+    def receive(self, frame: pb.Frame) -> str:
+        """Take a frame of the caller's, and return its kind, or "" when there is nothing to do about it.
+
+        Raises InvalidInput for a violation.
+        """
+        kind = frame.WhichOneof("kind")
+        if kind is None or self.stage is SessionStage.CLOSED:
+            return ""
+        if kind not in _FROM_CALLER:
+            raise _misused(f"a caller sent a frame of the kind {kind!r}; send open, cancel and credit only")
+        if kind == "open":
+            return self._open(frame.call, frame.open)
+        call = self._calls.get(frame.call)
+        if call is None:
+            if frame.call > self._last or frame.call == 0:
+                raise _misused(f"a frame came for call {frame.call}, which was never opened")
+            return ""
+        if kind == "credit":
+            return self._credit(call, frame.credit.events)
+        if call.stage is CallStage.CANCELLING:
+            return ""
+        call.stage = CallStage.CANCELLING
+        return kind
+
+    def may_send(self, number: int) -> bool:
+        """Whether the next event of a call can go now: there is credit, or nobody wants it any more."""
+        call = self._calls.get(number)
+        return call is None or call.credit > 0 or call.stage is CallStage.CANCELLING
+
+    def event(self, number: int, event: types_pb2.Event) -> None:
+        """Send an event; one that nobody wants any more is dropped.
+
+        Raises WrongState when `may_send` is false, and MessageTooLarge.
+        """
+        call = self._calls.get(number)
+        if call is None or call.stage is CallStage.CANCELLING:
+            return
+        if call.credit == 0:
+            raise WrongState(f"call {number} has no credit for another event; wait until more is granted")
+        self.outbox.put(pb.Frame(call=number, event=event))
+        call.credit -= 1
+
+    def end(self, frame: pb.Frame) -> None:
+        """End a call with a frame that holds its result or error; only the first counts. Raises MessageTooLarge."""
+        call = self._calls.get(frame.call)
+        if call is not None:
+            self.outbox.put(frame)
+            call.stage = CallStage.ENDED
+            del self._calls[frame.call]
+
+    def load(self, running: int, limit: int) -> None:
+        """Say how busy the instance is."""
+        self.outbox.put(pb.Frame(load=pb.LoadFrame(running=running, limit=limit)))
+
+    def drain(self) -> None:
+        """Ask for no more calls; those that come all the same are still answered."""
+        if self.stage is SessionStage.RUNNING:
+            self.stage = SessionStage.DRAINING
+            self.outbox.put(pb.Frame(drain=pb.DrainFrame()))
+
+    def closed(self, error: types_pb2.Error | None = None) -> Iterable[int]:
+        """The session has ended: with `error` because of a violation, which the caller is told; else with the stream.
+
+        Returns the numbers of the calls that have to be stopped.
+        """
+        self.stage = SessionStage.CLOSED
+        self.outbox.clear()
+        if error is not None:
+            self.outbox.put(pb.Frame(error=error))
+        ended, self._calls = self._calls, {}
+        for call in ended.values():
+            call.stage = CallStage.ENDED
+        return tuple(ended)
+
+    def _open(self, number: int, opening: pb.OpenFrame) -> str:
+        if number <= self._last:
+            raise _misused(f"call {number} was opened after call {self._last}; numbers grow and are used once")
+        if opening.credit > MAX_CREDIT:
+            raise _misused(f"call {number} grants {opening.credit} events; at most {MAX_CREDIT} are allowed")
+        self._last = number
+        self._calls[number] = OpenCall(stream=opening.stream, credit=opening.credit if opening.stream else 0)
+        return "open"
+
+    def _credit(self, call: OpenCall, events: int) -> str:
+        if call.credit + events > MAX_CREDIT:
+            raise _misused(f"more than {MAX_CREDIT} events were granted; grant what the reader has taken")
+        call.credit += events
+        return "credit" if call.stage is CallStage.OPEN else ""
+
+
+def _refusal(stage: SessionStage) -> AixgoError:
+    if stage is SessionStage.DRAINING:
+        return InstanceDraining("this instance is draining and takes no new calls")
+    error = WrongState("the session is closed; open another one")
+    error.accepted = False
+    return error
+
+
+def _violated(what: str) -> InternalError:
+    return InternalError(f"the session protocol was violated: {what}")
+
+
+def _misused(what: str) -> InvalidInput:
+    return InvalidInput(f"the session protocol was violated: {what}")
