@@ -9,20 +9,22 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import grpc.aio
 from aixgo.config.settings import read_environment
 from aixgo.launch import telemetry_settings
-from aixgo.server.listening import add_health_and_reflection, bind, server_options
+from aixgo.security.security import Security
+from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
 from aixgo.telemetry import metrics
 from aixgo.telemetry.setup import set_up
 from aixgo.v1 import registry_pb2
 from aixgo.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
 
 from aixgo_controlplane.gauges import RegistryGauges
-from aixgo_controlplane.prober import PROBE_INTERVAL, Prober
+from aixgo_controlplane.prober import PROBE_INTERVAL, Prober, open_channel
 from aixgo_controlplane.registry import DEFAULT_LEASE, Registry
 from aixgo_controlplane.service import RegistryService
 
@@ -43,37 +45,46 @@ async def run_control_plane(
     *,
     lease: float = DEFAULT_LEASE,
     probe_interval: float = PROBE_INTERVAL,
+    security: Security | None = None,
     variables: Mapping[str, str] | None = None,
     ready: Callable[[str], None] | None = None,
     stop: asyncio.Event,
 ) -> None:
     """Serve the registry on `listen` (host:port, port 0 for a free one) until `stop` is set, then drain.
 
-    `lease` and `probe_interval` are in seconds; `ready` is called once with the address that is served. `variables` say
+    `lease` and `probe_interval` are in seconds; `security` says who may register and watch (default: everybody, in
+    plain text, on this machine); `ready` is called once with the address that is served. `variables` say
     where its telemetry goes (default: those of the process). Raises ConfigError for an address that is none, and
     WrongState when the port is taken.
     """
     given = read_environment() if variables is None else variables
     async with set_up(telemetry_settings(None, given, ["control-plane"])):
-        await _serve(listen, lease, probe_interval, ready, stop)
+        await _serve(listen, lease, probe_interval, security or Security(), ready, stop)
 
 
 async def _serve(
-    listen: str, lease: float, probe_interval: float, ready: Callable[[str], None] | None, stop: asyncio.Event
+    listen: str,
+    lease: float,
+    probe_interval: float,
+    security: Security,
+    ready: Callable[[str], None] | None,
+    stop: asyncio.Event,
 ) -> None:
     registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
     server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
-    add_RegistryServiceServicer_to_server(RegistryService(registry), server)
+    add_RegistryServiceServicer_to_server(RegistryService(registry, security), server)
     gauges = RegistryGauges(registry)
     metrics.observe(gauges)
     service = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    checks = add_health_and_reflection(server, [service])
-    address = bind(server, listen)
+    checks = add_health_and_reflection(server, [service], security)
+    address = bind(server, listen, security)
     await server.start()
+    health_port = await open_health_port(checks, address, security)
+    prober = Prober(registry, interval=probe_interval, dial=partial(open_channel, security=security))
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(sweep(registry), name="lease sweep"),
-        asyncio.create_task(Prober(registry, interval=probe_interval).run(), name="health prober"),
+        asyncio.create_task(prober.run(), name="health prober"),
     ]
     try:
         if ready is not None:
@@ -85,6 +96,8 @@ async def _serve(
     finally:
         registry.close()
         await server.stop(STOP_GRACE)
+        if health_port is not None:
+            await health_port.stop(None)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from aixgo.runtime.channels import channel_options
 from aixgo.runtime.instance import Instance, InstanceState
+from aixgo.security.security import Security
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -37,9 +38,9 @@ HealthCheck: TypeAlias = Callable[..., Awaitable[health_pb2.HealthCheckResponse]
 _log = logging.getLogger(__name__)
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, security: Security | None = None) -> grpc.aio.Channel:
     """A channel for probes."""
-    return grpc.aio.insecure_channel(address, options=channel_options(MAX_ANSWER_BYTES))
+    return (security or Security()).dial(address, channel_options(MAX_ANSWER_BYTES))
 
 
 @dataclass(slots=True)

@@ -184,6 +184,11 @@ class Registry:
         lease.healthy = healthy
         return self._list(lease, lease.announced)
 
+    def get(self, instance_id: str) -> Instance | None:
+        """The instance as it has announced itself; None when it is not listed."""
+        lease = self._leases.get(instance_id)
+        return None if lease is None else lease.announced
+
     def resolve(self, agent: str) -> tuple[Instance, ...]:
         """The instances that serve an agent, in any state."""
         return tuple(lease.listed for lease in self._by_agent.get(agent, {}).values())

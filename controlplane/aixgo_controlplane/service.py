@@ -17,6 +17,8 @@ import grpc.aio
 from aixgo.errors import AixgoError, InvalidInput
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.updates import Update
+from aixgo.security.identity import Caller
+from aixgo.security.security import Security
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceServicer
 from aixgo.wire.instances import instance_to_proto, read_announcement, update_to_proto
@@ -36,18 +38,26 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class RegistryService(RegistryServiceServicer):
-    """The registry's RPCs."""
+    """The registry's RPCs.
 
-    def __init__(self, registry: Registry) -> None:
+    Where `security` asks callers who they are, an instance is listed, kept and ended only by those who may register all
+    of its names, so nobody takes over or ends the instances of another.
+    """
+
+    def __init__(self, registry: Registry, security: Security | None = None) -> None:
         self._registry = registry
+        self._security = security or Security()
         self._encoder = _Encoder(registry)
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """Grant a lease, or renew it with new contents."""
         try:
+            caller = self._security.caller(context)
             if request.lease_ms < 0:
                 raise InvalidInput(f"lease_ms is {request.lease_ms}; use 1,000 to 300,000, or 0 for the default")
             instance = located(read_announcement(request.instance), context.peer())
+            self._check(caller, instance.instance_id)
+            self._security.check_register(caller, instance.by_name)
             lease = self._registry.grant(instance, request.lease_ms / 1000)
         except AixgoError as error:
             await abort(context, error)
@@ -59,25 +69,34 @@ class RegistryService(RegistryServiceServicer):
         self, request_iterator: AsyncIterator[pb.RenewRequest], context: Context
     ) -> AsyncIterator[pb.RenewResponse]:
         """Keep leases, one answer for one request."""
-        async for request in request_iterator:
-            known = self._registry.renew(request.instance_id, request.seq)
-            yield pb.RenewResponse(instance_id=request.instance_id, known=known, epoch=self._registry.epoch)
+        try:
+            caller = self._security.caller(context)
+            async for request in request_iterator:
+                self._check(caller, request.instance_id)
+                known = self._registry.renew(request.instance_id, request.seq)
+                yield pb.RenewResponse(instance_id=request.instance_id, known=known, epoch=self._registry.epoch)
+        except AixgoError as error:
+            await abort(context, error)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Context) -> pb.DeregisterResponse:
         """Give a lease back."""
         try:
+            caller = self._security.caller(context)
             if not request.instance_id:
                 raise InvalidInput("instance_id is empty; say which instance ends")
+            self._check(caller, request.instance_id)
             return pb.DeregisterResponse(found=self._registry.revoke(request.instance_id, request.seq))
         except AixgoError as error:
             await abort(context, error)
 
     async def Resolve(self, request: pb.ResolveRequest, context: Context) -> pb.ResolveResponse:
         """The instances of one agent."""
+        await self._admit(context)
         return pb.ResolveResponse(instances=map(self._encoder.instance, self._registry.resolve(request.agent)))
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         """All instances."""
+        await self._admit(context)
         return pb.ListResponse(
             instances=map(self._encoder.instance, self._registry.list()),
             version=self._registry.version,
@@ -87,6 +106,7 @@ class RegistryService(RegistryServiceServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """A snapshot, then every change."""
         try:
+            self._security.caller(context)
             if len(request.agents) > MAX_WATCHED_AGENTS:
                 raise InvalidInput(
                     f"agents has {len(request.agents)} names; use at most {MAX_WATCHED_AGENTS}, or none for all"
@@ -96,6 +116,19 @@ class RegistryService(RegistryServiceServicer):
                 yield self._encoder.update(await watch.next())
         except AixgoError as error:
             await abort(context, error)
+
+    async def _admit(self, context: Context) -> None:
+        """End the RPC of a caller that does not say who it is."""
+        try:
+            self._security.caller(context)
+        except AixgoError as error:
+            await abort(context, error)
+
+    def _check(self, caller: Caller, instance_id: str) -> None:
+        """Raise PermissionDenied for a caller that may not speak for an instance which is listed."""
+        listed = self._registry.get(instance_id)
+        if listed is not None:
+            self._security.check_register(caller, listed.by_name)
 
 
 class _Encoder:

@@ -30,12 +30,14 @@ class Agent(ABC):
     """The base of every agent. Subclasses set `name` (in the class or the constructor) and write `execute`.
 
     `idempotent = True` says that calling it twice with one message does no more than calling it once, which allows a
-    call that broke off to be tried again on another instance.
+    call that broke off to be tried again on another instance. `allow_callers` are the identities of other processes
+    that may call it, with `*` for any text; None lets all in whom the process lets in, and an empty list nobody.
     """
 
     name: str = ""
     role: str = "custom"
     idempotent: bool = False
+    allow_callers: Sequence[str] | None = None
     _runtime: Runtime | None = None
 
     @property

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aixgo.message import Message, Payload
     from aixgo.resources import Resources
     from aixgo.runtime.base import BaseRuntime
+    from aixgo.security.security import Security
     from aixgo.telemetry.settings import TelemetrySettings
 
 T = TypeVar("T")
@@ -88,15 +89,20 @@ def telemetry_settings(
     `names` are the agents that it serves, which make its service.name where nobody says another. Raises ConfigError.
     """
     from aixgo.config.settings import Settings  # only where a configuration is used
+    from aixgo.security.security import check_insecure  # see above
     from aixgo.telemetry.settings import TelemetrySettings  # see above
 
-    return TelemetrySettings.read(
+    settings = Settings.read(variables)
+    told = TelemetrySettings.read(
         None if config is None else config.observability,
         variables,
         service_name=",".join(names[:MAX_NAMES]),
         instance_id=instance_id,
-        metrics_address=Settings.read(variables).metrics_address,
+        metrics_address=settings.metrics_address,
     )
+    if told.prometheus:
+        check_insecure(told.prometheus, settings.allow_insecure)
+    return told
 
 
 def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
@@ -121,16 +127,29 @@ def make_resources(config: Config, variables: Mapping[str, str]) -> Resources:
     return Resources(models, sessions, Toolbox.from_specs(config.tools), Prices(prices), config.folder)
 
 
+def make_security(variables: Mapping[str, str] | None = None) -> Security:
+    """What the AIXGO_TLS_*, AIXGO_TOKEN* and AIXGO_ALLOW_* variables say (default: those of the process and `.env`).
+
+    One for a process, for its runtime, its server and its control plane alike. Raises ConfigError.
+    """
+    from aixgo.config.settings import Settings  # only where a configuration is used
+    from aixgo.security.security import Security  # loads gRPC
+
+    return Security(Settings.read(variables).security())
+
+
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
     """The runtime that the deployment asks for; the settings win over the file. It is not entered yet."""
     from aixgo.runtime.distributed import DistributedRuntime  # loads gRPC
     from aixgo.runtime.local import LocalRuntime  # see above
+    from aixgo.security.security import Security  # see above
 
     deployment = config.deployment
     if (settings.deployment_mode or deployment.mode) == "local":
         return LocalRuntime()
     control_plane = settings.control_plane or deployment.control_plane
-    return DistributedRuntime(control_plane=control_plane, connect=deployment.connect)
+    security = Security(settings.security())
+    return DistributedRuntime(control_plane=control_plane, connect=deployment.connect, security=security)
 
 
 def default_target(config: Config) -> str:

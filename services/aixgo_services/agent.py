@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aixgo.config.build import build_agents
-from aixgo.launch import make_resources, telemetry_settings
+from aixgo.launch import make_resources, make_security, telemetry_settings
 from aixgo.message import new_id
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.server.server import AgentServer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aixgo.config.schema import Config
+    from aixgo.security.security import Security
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,25 @@ async def serve_agents(
     async with set_up(telemetry_settings(config, variables, names, instance_id)):
         resources = make_resources(config, variables)
         try:
-            runtime = DistributedRuntime(control_plane=place.control_plane, connect=config.deployment.connect)
+            security = make_security(variables)
+            runtime = DistributedRuntime(
+                control_plane=place.control_plane, connect=config.deployment.connect, security=security
+            )
             for agent in build_agents(config, resources, names):
                 runtime.register(agent)
-            async with runtime, _server(runtime, place, instance_id) as server:
+            async with runtime, _server(runtime, place, instance_id, security) as server:
                 ready(server)
                 await stop.wait()
         finally:
             await resources.close()
 
 
-def _server(runtime: DistributedRuntime, place: Place, instance_id: str) -> AgentServer:
+def _server(runtime: DistributedRuntime, place: Place, instance_id: str, security: Security) -> AgentServer:
     return AgentServer(
         runtime,
         listen=place.listen,
         advertise=place.advertise,
         control_plane=place.control_plane,
         instance_id=instance_id,
+        security=security,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aixgo.call import CallState, entered
 from aixgo.config.settings import read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
-from aixgo.launch import telemetry_settings
+from aixgo.launch import make_security, telemetry_settings
 from aixgo.mailboxes.contract import SEND_TIMEOUT
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import DEFAULT_OPTIONS
@@ -33,8 +33,9 @@ from aixgo.wire.instances import agent_from_proto
 
 if TYPE_CHECKING:
     from aixgo.events import Event
-    from aixgo.message import Message
     from aixgo.mailboxes.contract import Letter
+    from aixgo.message import Message
+    from aixgo.security.security import Security
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 FIRST_SNAPSHOT = 1.0
@@ -62,6 +63,9 @@ class MeshAgents:
 
     def infos(self) -> tuple[AgentInfo, ...]:
         return merged(self._runtime.instances())
+
+    def allowed_callers(self, name: str) -> Sequence[str] | None:
+        return None  # its own rules say it, and the agents' processes theirs of the gateway
 
     def accept(self, name: str) -> None:
         if "/" in name:
@@ -99,25 +103,29 @@ async def serve_gateway(
     """Serve the agents that `control_plane` lists, and those of `connect`, at `listen` until `stop`, then drain.
 
     `ready` is called once it listens; its health is SERVING once a control plane was heard. `variables` say where its
-    telemetry goes (default: those of the process). Raises ConfigError for an address that is none; WrongState when the
-    port is taken.
+    telemetry goes, how it is secured and who may call whom (default: those of the process). Raises ConfigError for an
+    address that is none; WrongState when the port is taken.
     """
     limits = limits or ServerLimits()
     size = limits.max_message_bytes
     given = read_environment() if variables is None else variables
+    security = make_security(given)
     async with (
         set_up(telemetry_settings(None, given, ["gateway"])),
-        DistributedRuntime(control_plane=control_plane, connect=connect, max_message_bytes=size) as runtime,
+        DistributedRuntime(
+            control_plane=control_plane, connect=connect, max_message_bytes=size, security=security
+        ) as runtime,
     ):
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
-        async with AgentServer(runtime, listen=listen, limits=limits, callees=MeshAgents(runtime)) as server:
+        callees = MeshAgents(runtime)
+        async with AgentServer(runtime, listen=listen, limits=limits, callees=callees, security=security) as server:
             ready(server)
             await stop.wait()
 
 
-async def ask_gateway(address: str, timeout: float) -> Instance:
+async def ask_gateway(address: str, timeout: float, security: Security | None = None) -> Instance:
     """The gateway at an address and whom it serves; `timeout` is in seconds. Raises Unavailable."""
-    channels = ChannelPool(max_message_bytes=MAX_LIST_BYTES)
+    channels = ChannelPool(max_message_bytes=MAX_LIST_BYTES, security=security)
     try:
         answer = await PlainTransport(channels).describe(address, timeout)
     except (TransportFailed, DeadlineExceeded) as error:

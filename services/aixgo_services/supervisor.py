@@ -11,14 +11,18 @@ import logging
 import socket
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import ConfigError, Unavailable
+from aixgo.launch import make_security
+from aixgo.runtime.contact import open_channel
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.instance import InstanceState
+from aixgo.security.security import Security
 
 from aixgo_services.process import AixgoProcess, Child, OnLine, ProcessSpec, Spawn
 
@@ -41,6 +45,8 @@ _ORCHESTRATIONS, _AGENTS, _SERVICES = range(3)
 _STAGE_ENDS = (0.5, 0.8, 1.0)
 """The share of the time for a drain that has passed when each stage must have ended."""
 _POLL_SECONDS = 0.05
+_OF_ONE_PROCESS = ("AIXGO_ADVERTISE_ADDRESS", "AIXGO_HEALTH_PORT")
+"""Variables that the processes of one machine cannot share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def plan(
     config: Config, file: Path, *, control_plane: str, model: str | None, environment: Mapping[str, str]
 ) -> list[ProcessSpec]:
     """The processes that a configuration needs. `model` is the host:port of a model server; None for none."""
-    common = {name: value for name, value in environment.items() if name != "AIXGO_ADVERTISE_ADDRESS"}
+    common = {name: value for name, value in environment.items() if name not in _OF_ONE_PROCESS}
     serving = common | ({"AIXGO_LOCAL_MODEL_URL": f"http://{model}/v1"} if model else {})
     specs = [ProcessSpec(CONTROL_PLANE, ("controlplane", f"--listen={control_plane}"), _SERVICES)]
     if model:
@@ -119,6 +125,8 @@ class Fleet:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.control_plane = control_plane or f"127.0.0.1:{free_port()}"
+        self.security = Security()
+        """How its processes are reached; known once it is entered."""
         self._config, self._file = config, Path(file)
         self._on_line = on_line or _log_line
         self._drain_timeout, self._ready_timeout = drain_timeout, ready_timeout
@@ -144,6 +152,7 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         variables = read_environment(self._file.parent)
+        self.security = make_security(variables)
         wants_model = needs_model_server(self._config, Settings.read(variables))
         model = f"127.0.0.1:{free_port()}" if wants_model else None
         specs = plan(self._config, self._file, control_plane=self.control_plane, model=model, environment=variables)
@@ -215,7 +224,8 @@ class Fleet:
     async def _listed(self) -> None:
         """Return when the control plane lists every instance as ready."""
         wanted = Counter(name for child in self._children for name in child.spec.expects)
-        discovery = Discovery((self.control_plane,))
+        dial = partial(open_channel, security=self.security)
+        discovery = Discovery((self.control_plane,), dial=dial)
         await discovery.open()
         try:
             while True:

@@ -50,7 +50,11 @@ def build_agents(
     agents: list[Agent] = [
         _made(config, i, spec, resources) for i, spec in enumerate(config.agents) if spec.name in wanted
     ]
-    agents += [_orchestrator(config, config.location(p.name), p, p.name) for p in config.patterns if p.name in wanted]
+    for pattern in config.patterns:
+        if pattern.name in wanted:
+            orchestrator = _orchestrator(config, config.location(pattern.name), pattern, pattern.name)
+            orchestrator.allow_callers = pattern.allow_callers
+            agents.append(orchestrator)
     return agents
 
 
@@ -62,7 +66,9 @@ def _made(config: Config, index: int, spec: AgentSpec, resources: Resources | No
             if getattr(spec, key):
                 where = config.where(*location, key)
                 raise ConfigError(f"{where}: {spec.role} is a function and takes no {key!r}; remove it, or use a class")
-        return role.renamed(spec.name)
+        renamed = role.renamed(spec.name)
+        renamed.allow_callers = role.allow_callers if spec.allow_callers is None else spec.allow_callers
+        return renamed
     agent = _constructed(config, location, spec, role, resources)
     if not isinstance(agent, Agent):
         where = config.where(*location, "role")
@@ -71,6 +77,8 @@ def _made(config: Config, index: int, spec: AgentSpec, resources: Resources | No
     if agent.name != spec.name:
         where = config.where(*location, "name")
         raise ConfigError(f"{where}: {spec.role} names itself {agent.name!r}; set `self.name = spec.name` in it")
+    if spec.allow_callers is not None:
+        agent.allow_callers = spec.allow_callers
     return agent
 
 

@@ -28,7 +28,7 @@ from pydantic import (
 from aixgo.config.document import Document, Location
 from aixgo.config.duration import Duration
 from aixgo.config.problems import at
-from aixgo.config.spec import AgentSpec
+from aixgo.config.spec import AgentSpec, Identity
 from aixgo.errors import ConfigError
 from aixgo.runtime.dns import SCHEME
 from aixgo.sessions.contract import MAX_SESSIONS, MAX_TURN_BYTES, MAX_TURNS, SessionLimits
@@ -179,6 +179,9 @@ class OrchestrationSpec(PatternSpec):
     """An orchestration: a pattern that is called by its name, like an agent."""
 
     name: str = Field(default=DEFAULT_NAME, description="The name that callers use.")
+    allow_callers: tuple[Identity, ...] | None = Field(
+        default=None, description="Identities of other processes that may call it, * for any text; else all may."
+    )
 
 
 class PlacementSpec(_Section):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aixgo.config.schema import StoreAddress, check_address
 from aixgo.errors import ConfigError
+from aixgo.security.rules import DEFAULT_REGISTRATION, Rules
+from aixgo.security.settings import SecuritySettings, TlsMode
 
 PREFIX = "AIXGO_"
 DEFAULT_CONTROL_PLANE = "localhost:50050"
@@ -57,8 +59,45 @@ class Settings(BaseSettings):
     metrics_address: Address | None = Field(
         default=None, description="host:port of the metrics page; overrides observability.prometheus."
     )
+    tls_mode: Annotated[TlsMode | None, BeforeValidator(_lower)] = Field(
+        default=None, description="off, tls or mtls: what servers ask of callers; else as the files allow."
+    )
+    tls_cert_file: Path | None = Field(default=None, description="PEM: this process's certificate and its chain.")
+    tls_key_file: Path | None = Field(default=None, description="PEM: its key.")
+    tls_ca_file: Path | None = Field(default=None, description="PEM: the CAs that sign the certificates of others.")
+    tls_server_name: str = Field(
+        default="", description="The name that certificates of servers must have, in place of the host that is dialled."
+    )
+    token: SecretStr | None = Field(default=None, description="Shown to those who are called.")
+    token_file: Path | None = Field(default=None, description="Where it stands; read again when it changes.")
+    tokens_file: Path | None = Field(default=None, description="Lines of IDENTITY: TOKEN, for callers by token.")
+    allow_insecure: bool = Field(default=False, description="Whether to listen without TLS beyond this machine.")
+    allow_register: str = Field(
+        default=DEFAULT_REGISTRATION, description="For a control plane: who may register which names."
+    )
+    allow_callers: str = Field(default="", description="For a server or gateway: who may call which agents.")
+    health_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="Port of health checks without TLS, for probes."
+    )
     local_model_url: str = Field(default="", description="Base URL of a process that serves the embedded model.")
     model_dir: Path | None = Field(default=None, description="Where weights lie.")
+
+    def security(self) -> SecuritySettings:
+        """What they say of TLS, tokens and access. Raises ConfigError for what does not go together."""
+        return SecuritySettings(
+            mode=self.tls_mode,
+            certificate=self.tls_cert_file,
+            key=self.tls_key_file,
+            ca=self.tls_ca_file,
+            server_name=self.tls_server_name,
+            token=self.token,
+            token_file=self.token_file,
+            tokens_file=self.tokens_file,
+            allow_insecure=self.allow_insecure,
+            health_port=self.health_port,
+            allow_register=Rules.parse(self.allow_register),
+            allow_callers=Rules.parse(self.allow_callers) if self.allow_callers else None,
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -1,13 +1,17 @@
 """What the constructor of an agent made from YAML receives.
 
-Below it lies nothing of aixgo; `schema.py` reads it from files, the ready agents and users' classes take it.
+Below it lie only the rules of access; `schema.py` reads it from files, the ready agents and users' classes take it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from aixgo.security.rules import check_pattern
+
+Identity = Annotated[str, AfterValidator(check_pattern)]
 
 
 class InputSpec(BaseModel):
@@ -41,6 +45,9 @@ class AgentSpec(BaseModel):
     inputs: tuple[InputSpec, ...] = Field(default=(), description="Where a reactive agent's messages come from.")
     outputs: tuple[OutputSpec, ...] = Field(default=(), description="Where a reactive agent's replies go.")
     config: dict[str, Any] = Field(default_factory=dict, description="What the role itself can be told.")
+    allow_callers: tuple[Identity, ...] | None = Field(
+        default=None, description="Identities of other processes that may call it, * for any text; else all may."
+    )
 
     @field_validator("model", mode="before")
     @classmethod

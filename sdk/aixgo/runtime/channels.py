@@ -11,6 +11,7 @@ from time import monotonic
 
 import grpc.aio
 
+from aixgo.security.security import Security
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 
 IDLE_AFTER = 60.0
@@ -52,7 +53,10 @@ class PooledChannel:
 class ChannelPool:
     """Channels by address. `borrow` and `give_back` bracket each call; idle channels are closed by a sweep."""
 
-    def __init__(self, *, max_message_bytes: int, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, *, max_message_bytes: int, security: Security | None = None, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._security = security or Security()
         self._options = channel_options(max_message_bytes)
         self._clock = clock
         self._channels: dict[str, PooledChannel] = {}
@@ -65,7 +69,7 @@ class ChannelPool:
         """The channel to `address`, connecting when there is none yet."""
         pooled = self._channels.get(address)
         if pooled is None:
-            pooled = self._channels[address] = PooledChannel(grpc.aio.insecure_channel(address, options=self._options))
+            pooled = self._channels[address] = PooledChannel(self._security.dial(address, self._options))
             if self._sweeper is None:
                 self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="channel sweep")
         pooled.calls += 1

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import grpc.aio
 
 from aixgo.runtime.channels import channel_options
+from aixgo.security.security import Security
 
 MAX_UPDATE_BYTES = 64 * 1024 * 1024
 """Bytes of the largest message: a snapshot of 100,000 instances is about 20 MB."""
@@ -18,14 +19,14 @@ MAX_UPDATE_BYTES = 64 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, security: Security | None = None) -> grpc.aio.Channel:
     """A channel to a control plane. It connects again 0.1 to 1 s after it broke, and notices a frozen one in 10 s."""
     options = dict(channel_options(MAX_UPDATE_BYTES)) | {
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 1_000,
     }
-    return grpc.aio.insecure_channel(address, options=list(options.items()))
+    return (security or Security()).dial(address, list(options.items()))
 
 
 class Contact:

@@ -6,7 +6,7 @@ lies `calls.py` (limits, deadline, accounting); below it the runtime. The gatewa
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
 from aixgo.runtime.entry import agent_events, run_agent
 from aixgo.runtime.instance import AgentInfo
+from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.telemetry import spans
 from aixgo.telemetry.log_fields import serves
 
@@ -30,7 +31,7 @@ class IncomingCall:
     """One call as a transport hands it over. `timeout` is in seconds; `depth` and `path` are the caller's.
 
     `trace` is traceparent, tracestate and baggage. `answered_by` is written when the call is served: the instance that
-    answers, where that is another than this process.
+    answers, where that is another than this process. `caller` is who has shown to be calling.
     """
 
     agent: str
@@ -43,6 +44,7 @@ class IncomingCall:
     budget: Budget | None = None
     trace: tuple[str, str, str] = NO_TRACE
     answered_by: str = ""
+    caller: Caller = ANONYMOUS
 
 
 class Callees(Protocol):
@@ -65,6 +67,10 @@ class Callees(Protocol):
 
     def infos(self) -> tuple[AgentInfo, ...]:
         """Who can be called at the moment."""
+        ...
+
+    def allowed_callers(self, name: str) -> Sequence[str] | None:
+        """Patterns of the identities that may call `name`; None when it says nothing of them."""
         ...
 
     def accept(self, name: str) -> None:
@@ -103,6 +109,10 @@ class OwnAgents:
 
     def infos(self) -> tuple[AgentInfo, ...]:
         return tuple(describe_agent(agent) for name, agent in self._runtime.own_agents.items() if "/" not in name)
+
+    def allowed_callers(self, name: str) -> Sequence[str] | None:
+        agent = self._runtime.own_agents.get(name.partition("/")[0])  # unnamed members are their parent's
+        return None if agent is None else agent.allow_callers
 
     def accept(self, name: str) -> None:
         if not is_ready(self._find(name)):

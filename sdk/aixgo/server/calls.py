@@ -20,6 +20,8 @@ from aixgo.events import Event, Result
 from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.entry import finished_reply, past_deadline, typed
+from aixgo.security.identity import ANONYMOUS, Caller
+from aixgo.security.security import Security
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE, Ledger, Usage
@@ -124,11 +126,18 @@ class RunningCall:
 
 
 class CallServer:
-    """Serves calls to `callees`, at most `max_concurrent_calls` at once."""
+    """Serves calls to `callees`, at most `max_concurrent_calls` at once, of those whom `security` lets in."""
 
-    def __init__(self, callees: Callees, *, max_concurrent_calls: int = MAX_CONCURRENT_CALLS) -> None:
+    def __init__(
+        self,
+        callees: Callees,
+        *,
+        max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
+        security: Security | None = None,
+    ) -> None:
         self._callees = callees
-        self._limit = max_concurrent_calls
+        self.security = security or Security()
+        self.limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
         self._unnamed = 0
         self._spent: OrderedDict[str, Usage] = OrderedDict()
@@ -150,7 +159,7 @@ class CallServer:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
         self._admit(call)
         state = self._state(call)
-        with RunningCall(self, call.call_id, state, call.budget) as running:
+        with RunningCall(self, _own_id(call.caller, call.call_id), state, call.budget) as running:
             if call.trace is NO_TRACE:
                 reply = await self._callees.call(call, state)
             else:
@@ -163,7 +172,7 @@ class CallServer:
     async def serve_stream(self, call: IncomingCall) -> AsyncGenerator[Event]:
         """The events of a call, the Result last; raises AixgoError. For a task that serves nothing else."""
         self._admit(call)
-        entry = RunningCall(self, call.call_id, self._state(call), call.budget)
+        entry = RunningCall(self, _own_id(call.caller, call.call_id), self._state(call), call.budget)
         with entry as running, spans.attached(*call.trace):
             async with aclosing(self._callees.stream(call, running.state)) as events:
                 async for event in events:
@@ -172,8 +181,9 @@ class CallServer:
                         event = Result(running.finished(event.message), event.path)  # noqa: PLW2901
                     yield event
 
-    async def cancel(self, call_id: str) -> Usage | None:
-        """Cancel a call and return what it spent; None when it is not known."""
+    async def cancel(self, call_id: str, caller: Caller = ANONYMOUS) -> Usage | None:
+        """Cancel a call of `caller` and return what it spent; None when it is not known."""
+        call_id = _own_id(caller, call_id)
         running = self._running.get(call_id)
         if running is None:
             return self._spent.pop(call_id, None)
@@ -200,25 +210,26 @@ class CallServer:
             return False
         return True
 
-    async def deliver(self, agent: str, letter: Letter) -> str:
+    async def deliver(self, agent: str, letter: Letter, caller: Caller = ANONYMOUS) -> str:
         """Put a letter into a mailbox and return the instance that has it, "" being this one; raises AixgoError."""
+        self.security.check_call(caller, agent, self._callees.allowed_callers(agent))
         if self.draining:
             raise refused(InstanceDraining("this instance is draining and takes no new messages"))
         return await self._callees.deliver(agent, letter)
 
     def _admit(self, call: IncomingCall) -> None:
-        """Raise a refusal, which lets the caller try another instance, when the call cannot be taken."""
+        """Raise a refusal when the call cannot be taken; all but those of access let the caller try elsewhere."""
+        self.security.check_call(call.caller, call.agent, self._callees.allowed_callers(call.agent))
         if self.draining:
             raise refused(InstanceDraining("this instance is draining and takes no new calls"))
-        if len(self._running) >= self._limit:
-            raise refused(
-                Overloaded(
-                    f"{self._limit} calls run here, as many as may; call later, or start more instances",
-                    retry_after=0.1,
-                    fields={"limit": self._limit},
-                )
-            )
+        if len(self._running) >= self.limit:
+            raise self.full()
         self._callees.accept(call.agent)
+
+    def full(self) -> AixgoError:
+        """The refusal of a call too many."""
+        text = f"{self.limit} calls run here, as many as may; call later, or start more instances"
+        return refused(Overloaded(text, retry_after=0.1, fields={"limit": self.limit}))
 
     def entered(self, call_id: str, running: RunningCall) -> str:
         """Note a call that begins, and return the id that it is known by."""
@@ -253,3 +264,8 @@ class CallServer:
         )
         state.check_depth(self._callees.max_depth)
         return state
+
+
+def _own_id(caller: Caller, call_id: str) -> str:
+    """What a call is known by: ids are the callers' to choose, so nobody can use those of another."""
+    return f"{caller} {call_id}" if call_id and caller.known else call_id

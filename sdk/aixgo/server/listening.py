@@ -13,10 +13,14 @@ import grpc.aio
 
 from aixgo.errors import ConfigError, WrongState
 from aixgo.runtime.channels import MAX_METADATA
+from aixgo.security.security import Security, is_loopback
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MAX_HEALTH_BYTES = 4096
+"""Bytes of a health check."""
+MAX_HEALTH_CHECKS = 100
+"""Health checks at the same time, watches among them."""
 
 
 def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -34,29 +38,37 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
+def bind(server: grpc.aio.Server, listen: str, security: Security | None = None) -> str:
     """Bind `server` to `listen` and return the host:port that it got; raises ConfigError or WrongState with the fix.
 
-    No host (":50051") stands for all interfaces. Listening beyond loopback is logged: there is no TLS yet.
+    No host (":50051") stands for all interfaces. `security` gives the certificates, or says that listening beyond this
+    machine without TLS is meant, which is logged then; else it is refused.
     """
+    security = security or Security()
     host, colon, port = listen.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ConfigError(f"cannot listen on {listen!r}: write host:port, like 127.0.0.1:50051, or port 0 for any")
     host = host or "0.0.0.0"  # noqa: S104  # asked for
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = security.add_port(server, f"{host}:{port}")
     except RuntimeError as error:
         raise WrongState(
             f"cannot listen on {listen}: the port is in use or the address is not this machine's;"
             " stop the other process, or choose another port (0: any)"
         ) from error
-    if host not in LOOPBACK:
+    if not security.settings.tls and not is_loopback(host):
         log.warning("listening on %s:%d without TLS; whoever reaches this port can use it", host, bound)
     return f"{host}:{bound}"
 
 
-def add_health_and_reflection(server: grpc.aio.Server, services: Sequence[str]) -> Any:
-    """Serve grpc.health.v1 and reflection beside `services` (full names); returns the asyncio HealthServicer."""
+def add_health_and_reflection(
+    server: grpc.aio.Server, services: Sequence[str], security: Security | None = None
+) -> Any:
+    """Serve grpc.health.v1 and reflection beside `services` (full names); returns the asyncio HealthServicer.
+
+    Health is for everybody who gets a connection. Reflection is not served where a token is what tells callers apart:
+    it would answer those without one.
+    """
     from grpc_health.v1 import health, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
@@ -64,5 +76,30 @@ def add_health_and_reflection(server: grpc.aio.Server, services: Sequence[str]) 
     untyped_grpc: Any = health_pb2_grpc
     checks = untyped_health.aio.HealthServicer()
     untyped_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if security is None or not security.authenticates or security.asks_for_certificates:
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return checks
+
+
+async def open_health_port(checks: Any, address: str, security: Security) -> grpc.aio.Server | None:
+    """A started server without TLS for `checks` alone, on `health_port` of the host of `address`; None: none is asked.
+
+    It tells whoever reaches it which agents serve, and takes nothing: probes of Kubernetes know no TLS. Raises
+    WrongState when the port is taken.
+    """
+    from grpc_health.v1 import health_pb2_grpc
+
+    port = security.settings.health_port
+    if port is None:
+        return None
+    server = grpc.aio.server(options=server_options(MAX_HEALTH_BYTES), maximum_concurrent_rpcs=MAX_HEALTH_CHECKS)
+    untyped: Any = health_pb2_grpc  # its type stubs do not know its functions
+    untyped.add_HealthServicer_to_server(checks, server)
+    host = address.rpartition(":")[0]
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise WrongState(f"port {port} for health checks is in use; choose another AIXGO_HEALTH_PORT") from error
+    await server.start()
+    log.info("health checks at %s:%d", host, bound)
+    return server

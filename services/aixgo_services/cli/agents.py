@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,11 +54,13 @@ async def _list(asked: tuple[str, ...], timeout: float, *, watch: bool, as_json:
     import asyncio
 
     from aixgo.errors import RegistryUnavailable
+    from aixgo.launch import make_security
+    from aixgo.runtime.contact import open_channel
     from aixgo.runtime.discovery import Discovery
 
     from aixgo_services.stopping import stop_signals
 
-    discovery = Discovery(asked)
+    discovery = Discovery(asked, dial=partial(open_channel, security=make_security()))
     with stop_signals() as stop:
         await discovery.open()
         stopping = asyncio.create_task(stop.event.wait())
@@ -83,9 +86,11 @@ async def _list(asked: tuple[str, ...], timeout: float, *, watch: bool, as_json:
 
 
 async def _list_behind(gateway: str, timeout: float, *, as_json: bool) -> int:
+    from aixgo.launch import make_security
+
     from aixgo_services.gateway import ask_gateway
 
-    _show((await ask_gateway(gateway, timeout),), as_json=as_json)
+    _show((await ask_gateway(gateway, timeout, make_security()),), as_json=as_json)
     return Exit.OK
 
 

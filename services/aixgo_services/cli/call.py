@@ -35,7 +35,7 @@ def call(
     """Call the agent NAME with TEXT (`-` reads stdin) and print its reply."""
     from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings
     from aixgo.errors import InvalidInput
-    from aixgo.launch import run_async
+    from aixgo.launch import make_security, run_async
     from aixgo.runtime.distributed import DistributedRuntime
     from aixgo.runtime.dns import ANY_NAME
 
@@ -54,7 +54,7 @@ def call(
     connect = {name: address} if address else {ANY_NAME: gateway} if gateway else {}
 
     async def calling() -> None:
-        async with DistributedRuntime(control_plane=asked, connect=connect) as runtime:
+        async with DistributedRuntime(control_plane=asked, connect=connect, security=make_security()) as runtime:
             if trace:
                 events = runtime.stream(name, said, timeout=timeout)
                 await show_traced(name, events, streaming=stream, as_json=as_json)

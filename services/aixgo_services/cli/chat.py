@@ -96,6 +96,7 @@ class Place:
     @asynccontextmanager
     async def _in_a_fleet(self, name: str) -> AsyncGenerator[BaseRuntime]:
         from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings
+        from aixgo.launch import make_security
         from aixgo.runtime.distributed import DistributedRuntime
         from aixgo.runtime.dns import ANY_NAME
 
@@ -106,7 +107,7 @@ class Place:
         direct = self.address or self.gateway
         asked = () if direct else self.control_plane or settings.control_plane or (DEFAULT_CONTROL_PLANE,)
         connect = {name: self.address} if self.address else {ANY_NAME: self.gateway} if self.gateway else {}
-        async with DistributedRuntime(control_plane=asked, connect=connect) as runtime:
+        async with DistributedRuntime(control_plane=asked, connect=connect, security=make_security()) as runtime:
             yield runtime
 
 

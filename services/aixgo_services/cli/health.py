@@ -17,13 +17,18 @@ _TIMEOUT = 3.0
 
 @click.command()
 @click.argument("address", envvar="AIXGO_LISTEN", default="127.0.0.1:50051")
+@click.option("--health-port", type=int, envvar="AIXGO_HEALTH_PORT", hidden=True)
 @click.option("--service", default="", help="An agent's name; without it, the whole server.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=_TIMEOUT, show_default=True)
-def health(address: str, service: str, timeout: float) -> int:
+@click.pass_context
+def health(ctx: click.Context, address: str, health_port: int | None, service: str, timeout: float) -> int:
     """Ask the server at ADDRESS for its health: exit code 0 when it serves, 3 when it does not.
 
-    ADDRESS is host:port [default: AIXGO_LISTEN, what this container's server binds]. TIMEOUT is in seconds.
+    ADDRESS is host:port [default: AIXGO_LISTEN, what this container's server binds, at AIXGO_HEALTH_PORT where there
+    is one]. TIMEOUT is in seconds. It is asked without TLS.
     """
+    if health_port and ctx.get_parameter_source("address") is not click.core.ParameterSource.COMMANDLINE:
+        address = f"{address.rpartition(':')[0]}:{health_port}"
     if not address.rpartition(":")[2].isdigit():
         raise click.BadParameter(f"{address!r} has no port; write host:port", param_hint="ADDRESS")
     state = check(address, service, timeout)

@@ -31,6 +31,7 @@ _COMMANDS = {
     "index": ("index:index", "Index documents, so that a retriever finds them."),
     "model": ("model:model", "Fetch and serve the embedded model."),
     "config": ("config:config", "Check and migrate YAML files, print their schema."),
+    "certs": ("certs:certs", "Make certificates for development."),
     "render": ("render:render", "Write a YAML file as Compose or Kubernetes files."),
 }
 

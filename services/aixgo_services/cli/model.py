@@ -56,11 +56,13 @@ def serve(verbose: bool, *, listen: str, directory: Path | None, as_json: bool, 
     from aixgo.launch import run_async
     from aixgo.llm.embedded import serve_model
     from aixgo.llm.weights import require_weights
+    from aixgo.security.security import check_insecure
 
     from aixgo_services.logs import set_up_logs
     from aixgo_services.stopping import stop_signals
 
     settings = Settings.read()
+    check_insecure(listen if listen.rpartition(":")[0] else f"127.0.0.1{listen}", settings.allow_insecure)
     set_up_logs("DEBUG" if verbose else settings.log_level, settings.log_format)
     host, _, port = listen.rpartition(":")
 

@@ -79,13 +79,14 @@ def serve(
 @click.pass_obj
 def controlplane(verbose: bool, *, listen: str | None, lease: float, as_json: bool, with_parent: bool) -> int:
     """Run a control plane: it lists the instances of agents. It is never on the data path."""
-    from aixgo.config.settings import Settings
-    from aixgo.launch import run_async
+    from aixgo.config.settings import Settings, read_environment
+    from aixgo.launch import make_security, run_async
     from aixgo_controlplane.main import run_control_plane
 
     from aixgo_services.stopping import stop_signals
 
-    settings = Settings.read()
+    variables = read_environment()
+    settings = Settings.read(variables)
     _logs(verbose, settings)
     # Its clients look for it at a known port, so that "any free one" is no useful default here.
     bound = listen or (settings.listen if "listen" in settings.model_fields_set else "127.0.0.1:50050")
@@ -95,7 +96,14 @@ def controlplane(verbose: bool, *, listen: str | None, lease: float, as_json: bo
 
     async def process() -> Stop:
         with stop_signals(with_parent=with_parent) as stop:
-            await run_control_plane(bound, lease=lease, ready=ready, stop=stop.event)
+            await run_control_plane(
+                bound,
+                lease=lease,
+                security=make_security(variables),
+                variables=variables,
+                ready=ready,
+                stop=stop.event,
+            )
             return stop
 
     return _code(run_async(process()))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aixgo.config.schema import Config
     from aixgo.config.settings import Settings
+    from aixgo.security.security import Security
 
     from aixgo_services.supervisor import Fleet
 
@@ -100,15 +101,15 @@ async def _work(fleet: Fleet, names: tuple[str, ...], lines: Lines, once: Once |
     if once is None:
         await asyncio.Event().wait()
     else:
-        await _call(fleet.control_plane, once)
+        await _call(fleet.control_plane, fleet.security, once)
 
 
-async def _call(control_plane: str, once: Once) -> None:
+async def _call(control_plane: str, security: Security, once: Once) -> None:
     from aixgo.runtime.distributed import DistributedRuntime
 
     from aixgo_services.cli.output import show_reply, show_stream
 
-    async with DistributedRuntime(control_plane=(control_plane,)) as runtime:
+    async with DistributedRuntime(control_plane=(control_plane,), security=security) as runtime:
         if once.stream:
             stream = runtime.stream(once.target, once.text, timeout=once.timeout)
             await show_stream(stream, as_json=once.as_json)

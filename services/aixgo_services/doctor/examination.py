@@ -11,6 +11,7 @@ import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from aixgo.config.build import build_agents
 from aixgo.config.load import load
 from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings, read_environment
 from aixgo.errors import ConfigError
-from aixgo.launch import make_resources
+from aixgo.launch import make_resources, make_security
 from aixgo.llm.models import ModelSettings
 
 from aixgo_services.doctor import dependencies, installation, mesh, surroundings
@@ -148,9 +149,10 @@ async def _listening(address: str) -> bool:
 
 
 async def _listed(address: str) -> int | None:
-    from aixgo.runtime.discovery import Discovery  # cannot be loaded where the generated code is refused
+    from aixgo.runtime.contact import open_channel  # cannot be loaded where the generated code is refused
+    from aixgo.runtime.discovery import Discovery  # see above
 
-    discovery = Discovery((address,))
+    discovery = Discovery((address,), dial=partial(open_channel, security=make_security()))
     await discovery.open()
     try:
         heard = await discovery.first_snapshot(_ANSWER_SECONDS)
