@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from functools import partial
 
 from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
@@ -17,6 +18,7 @@ from aixgo.events import Event
 from aixgo.message import Message
 from aixgo.runtime.base import MAILBOX_SIZE, MAX_MESSAGE_BYTES, BaseRuntime
 from aixgo.runtime.channels import ChannelPool
+from aixgo.runtime.contact import open_channel
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.dns import Hosts, Resolve, system_resolve
@@ -26,6 +28,8 @@ from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
 from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.resolver import Resolver
+from aixgo.runtime.session import SessionTransport, TransportChoice
+from aixgo.security.security import Security
 from aixgo.telemetry.metrics import Reading
 from aixgo.wire.instances import agent_from_proto
 
@@ -39,8 +43,9 @@ class DistributedRuntime(BaseRuntime):
     `control_plane` lists the addresses of the control planes, `connect` addresses of agents by name: `host:port`, or
     `dns:///host:port` for every address of a host name, looked up again every few seconds. The name `*` stands for all
     names that are not known otherwise: `{"*": "gateway:50051"}` for a gateway, `{"*": "dns:///{name}.agents:50051"}`
-    for a headless Service of each agent. `resolve` looks host names up, in place of the system. It must be entered
-    (`async with`) before it calls other processes.
+    for a headless Service of each agent. `resolve` looks host names up, in place of the system. `security` says how
+    others are dialled (without it: in plain text). `transport` says how calls travel: `plain`, `session` or `auto` (see
+    TransportChoice). It must be entered (`async with`) before it calls other processes.
     """
 
     def __init__(
@@ -52,15 +57,19 @@ class DistributedRuntime(BaseRuntime):
         mailbox_size: int = MAILBOX_SIZE,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         resolve: Resolve = system_resolve,
+        security: Security | None = None,
+        transport: TransportChoice | str = TransportChoice.PLAIN,
     ) -> None:
         super().__init__(max_depth=max_depth, mailbox_size=mailbox_size, max_message_bytes=max_message_bytes)
-        self._discovery = Discovery(control_plane) if control_plane else None
-        self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024)
+        dial = partial(open_channel, security=security)
+        self._discovery = Discovery(control_plane, dial=dial) if control_plane else None
+        self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024, security=security)
         self._transport = PlainTransport(self._channels)
         self._hosts = Hosts(resolve=resolve, describe=self._agents_at)
         self._resolver = Resolver(self._discovery, self._hosts)
         self._replicas = Replicas(self._resolver, self._transport.healthy)
-        self._remote = RemoteCalls(self._replicas, self._transport)
+        self._sessions = self._make_sessions(TransportChoice.of(transport), max_message_bytes + 64 * 1024)
+        self._remote = RemoteCalls(self._replicas, self._transport, self._sessions)
         self._describing: set[asyncio.Task[None]] = set()
         self._entered = False
         for name, address in (connect or {}).items():
@@ -119,10 +128,23 @@ class DistributedRuntime(BaseRuntime):
             await self._discovery.open()
         await self._begin_to_ask(self._resolver.fixed_names())
 
+    def _make_sessions(self, choice: TransportChoice, max_bytes: int) -> SessionTransport | None:
+        if choice is TransportChoice.PLAIN:
+            return None
+        return SessionTransport(
+            self._channels,
+            self._transport,
+            max_bytes=max_bytes,
+            eager=choice is TransportChoice.SESSION,
+            loaded=self._replicas.balancer.reported,
+        )
+
     async def _closed(self) -> None:
         self._entered = False
         for task in self._describing:
             task.cancel()
+        if self._sessions is not None:
+            await self._sessions.close()
         await self._replicas.close()
         await self._hosts.close()
         if self._discovery is not None:
@@ -154,6 +176,8 @@ class DistributedRuntime(BaseRuntime):
             answer = await self._transport.describe(address, timeout)
         except (AixgoError, TransportFailed):
             return None
+        if self._sessions is not None:
+            self._sessions.described(address, answer.transports)
         return [agent_from_proto(agent) for agent in answer.agents]
 
 

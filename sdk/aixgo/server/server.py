@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,18 +19,23 @@ import grpc.aio
 
 from aixgo.message import new_id
 from aixgo.runtime.base import MAX_MESSAGE_BYTES, BaseRuntime
+from aixgo.runtime.contact import open_channel
 from aixgo.runtime.instance import Instance, InstanceState
+from aixgo.security.security import Security
 from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
-from aixgo.server.listening import add_health_and_reflection, bind, server_options
+from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
 from aixgo.server.registrar import Registrar
 from aixgo.server.servicer import AgentServicer
+from aixgo.server.session import Sessions
 from aixgo.telemetry import metrics
 from aixgo.v1 import agent_pb2
 from aixgo.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
+TRANSPORTS = ("plain", "session")
+"""The ways of calling that every server of aixgo offers."""
 HEADROOM = 64 * 1024
 """Bytes that a request may have beyond its message: context, metadata, framing."""
 READY_POLL = 1.0
@@ -55,7 +61,8 @@ class AgentServer:
     `listen` is host:port (port 0: any free one). `advertise` is the host:port that others are told, where it differs;
     a server that listens on all interfaces and advertises nothing is listed under the host that the control plane sees.
     `callees` are whom it calls, when those are not the agents of the runtime. `instance_id` is for a process that is
-    known by an id already, in its telemetry.
+    known by an id already, in its telemetry. `security` says who may call, and how it and the control planes are
+    reached; without it, that is in plain text, by everybody, and on this machine only.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class AgentServer:
         limits: ServerLimits | None = None,
         callees: Callees | None = None,
         instance_id: str = "",
+        security: Security | None = None,
     ) -> None:
         self.instance_id = instance_id or new_id()
         self._callees = callees or OwnAgents(runtime, self.instance_id)
@@ -76,9 +84,14 @@ class AgentServer:
         self._advertise = advertise
         self._limits = limits or ServerLimits()
         self._state = InstanceState.READY
-        self._calls = CallServer(self._callees, max_concurrent_calls=self._limits.max_concurrent_calls)
-        self._registrar = Registrar(control_plane, self.describe) if control_plane else None
+        self._security = security or Security()
+        limit = self._limits.max_concurrent_calls
+        self._calls = CallServer(self._callees, max_concurrent_calls=limit, security=self._security)
+        dial = partial(open_channel, security=self._security)
+        self._sessions = Sessions(self._calls, max_bytes=self._limits.max_message_bytes + HEADROOM)
+        self._registrar = Registrar(control_plane, self.describe, dial=dial) if control_plane else None
         self._server: grpc.aio.Server | None = None
+        self._health_port: grpc.aio.Server | None = None
         self._monitor: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self.address = ""
@@ -94,8 +107,9 @@ class AgentServer:
             0,
             self._callees.infos(),
             self._state,
-            version=__version__,
-            labels=labels,
+            TRANSPORTS,
+            __version__,
+            labels,
         )
 
     async def registered(self, timeout: float) -> bool:
@@ -116,8 +130,9 @@ class AgentServer:
         try:
             await self._wind_down()
         finally:
-            if self._server is not None:
-                await self._server.stop(None)  # at once, where the drain was cut short
+            for server in (self._server, self._health_port):
+                if server is not None:
+                    await server.stop(None)  # at once, where the drain was cut short
             self._stopped.set()
 
     async def wait_stopped(self) -> None:
@@ -127,15 +142,17 @@ class AgentServer:
     async def __aenter__(self) -> Self:
         from grpc_health.v1 import health_pb2
 
+        self._security.check_rules((name, agent.allow_callers) for name, agent in self._runtime.own_agents.items())
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         server = grpc.aio.server(options=server_options(self._limits.max_message_bytes + HEADROOM))
-        servicer = AgentServicer(self._calls, self.describe, self._runtime.max_message_bytes)
+        servicer = AgentServicer(self._calls, self._sessions, self.describe, self._runtime.max_message_bytes)
         add_AgentServiceServicer_to_server(servicer, server)
         service = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
-        self._health = add_health_and_reflection(server, [service])
-        self.address = bind(server, self._listen)
+        self._health = add_health_and_reflection(server, [service], self._security)
+        self.address = bind(server, self._listen, self._security)
         await server.start()
+        self._health_port = await open_health_port(self._health, self.address, self._security)
         self._server = server
         await self._publish_health(self.describe())
         if self._registrar is not None:
@@ -154,12 +171,14 @@ class AgentServer:
             self._monitor.cancel()
         if self._registrar is not None:
             await self._registrar.announce()
+        self._sessions.drain()
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(DRAIN_PAUSE if self._registrar is not None else 0)
         if not await self._calls.finish(self._limits.drain_timeout):
             log.warning(
                 "calls were cancelled because they took longer than the drain, %g s", self._limits.drain_timeout
             )
+        self._sessions.finish()
         if self._server is not None:
             await self._server.stop(STOP_GRACE)
         if self._registrar is not None:

@@ -12,18 +12,19 @@ from typing import Any, cast
 
 import grpc.aio
 
-from aixgo.call import DEFAULT_TIMEOUT
-from aixgo.errors import AixgoError, InternalError, InvalidInput, InvalidMessage, InvalidReply, NotSupported
+from aixgo.errors import AixgoError, InternalError, InvalidInput
 from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.instance import Instance
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
+from aixgo.server.incoming import check_named, fill_reply, read_call
+from aixgo.server.session import Sessions
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer
-from aixgo.wire.codec import decode_grant, decode_message, encode_error, encode_event, encode_usage, fill_message
+from aixgo.wire.codec import decode_message, encode_error, encode_event, encode_usage
 from aixgo.wire.instances import agent_to_proto
 from aixgo.wire.status import abort
 
@@ -35,13 +36,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class AgentServicer(AgentServiceServicer):
     """The RPCs of one process. `describe` says what it serves at the moment; messages have `max_message_bytes`."""
 
-    def __init__(self, calls: CallServer, describe: Callable[[], Instance], max_message_bytes: int) -> None:
+    def __init__(
+        self, calls: CallServer, sessions: Sessions, describe: Callable[[], Instance], max_message_bytes: int
+    ) -> None:
         self._calls = calls
+        self._sessions = sessions
         self._describe = describe
         self._max_message_bytes = max_message_bytes
         self._instance_id = describe().instance_id
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:  # noqa: N802
+        try:
+            self._calls.security.caller(context)
+        except AixgoError as error:
+            await abort(context, error)
         instance = self._describe()
         return pb.DescribeResponse(
             instance_id=instance.instance_id,
@@ -53,7 +61,9 @@ class AgentServicer(AgentServiceServicer):
 
     async def Execute(self, request: pb.ExecuteRequest, context: Context) -> pb.ExecuteResponse:  # noqa: N802
         try:
+            caller = self._calls.security.caller(context)
             call = self._incoming(request, context)
+            call.caller = caller
             reply = await self._calls.serve(call)
             return _response(request, reply, call.answered_by or self._instance_id)
         except AixgoError as error:
@@ -66,7 +76,9 @@ class AgentServicer(AgentServiceServicer):
         self, request: pb.ExecuteStreamRequest, context: Context
     ) -> AsyncIterator[pb.ExecuteStreamResponse]:
         try:
+            caller = self._calls.security.caller(context)
             call = self._incoming(request, context)
+            call.caller = caller
             first = True
             async with aclosing(self._calls.serve_stream(call)) as events:
                 async for event in events:
@@ -84,57 +96,39 @@ class AgentServicer(AgentServiceServicer):
 
     async def Deliver(self, request: pb.DeliverRequest, context: Context) -> pb.DeliverResponse:  # noqa: N802
         try:
-            _check_named(request.agent)
+            caller = self._calls.security.caller(context)
+            check_named(request.agent)
             message = decode_message(request.message, usage_counts=False)
             if not message.session_id and request.context.session_id:
                 message = message.with_(session_id=request.context.session_id)
             letter = Letter(message, tuple(request.context.agent_path), request.context.traceparent)
-            instance_id = await self._calls.deliver(request.agent, letter)
+            instance_id = await self._calls.deliver(request.agent, letter, caller)
             return pb.DeliverResponse(instance_id=instance_id or self._instance_id)
         except AixgoError as error:
             await abort(context, error)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:  # noqa: N802
-        if not request.call_id:
-            await abort(context, InvalidInput("call_id is empty; send CallContext.call_id of the call"))
-        usage = await self._calls.cancel(request.call_id)
+        try:
+            caller = self._calls.security.caller(context)
+            if not request.call_id:
+                raise InvalidInput("call_id is empty; send CallContext.call_id of the call")
+        except AixgoError as error:
+            await abort(context, error)
+        usage = await self._calls.cancel(request.call_id, caller)
         if usage is None:
             return pb.CancelResponse(found=False)
         return pb.CancelResponse(found=True, usage=None if usage is NO_USAGE else encode_usage(usage))
 
-    async def Session(  # noqa: N802
+    async def Session(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # it reads and writes itself
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
-    ) -> AsyncIterator[pb.SessionResponse]:
-        await abort(context, NotSupported("this instance does not offer sessions; use Execute and ExecuteStream"))
-        yield pb.SessionResponse()
+    ) -> None:
+        await self._sessions.serve(context)
 
     def _incoming(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
         """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
-        _check_named(request.agent)
-        inherited = request.context
-        return IncomingCall(
-            request.agent,
-            decode_message(request.message, usage_counts=False),
-            inherited.call_id,
-            _timeout(inherited, context),
-            inherited.depth,
-            tuple(inherited.agent_path),
-            inherited.session_id,
-            decode_grant(inherited),
-            _trace(inherited, context) if self._calls.reads_traces else NO_TRACE,
-        )
-
-
-def _check_named(agent: str) -> None:
-    if not agent:
-        raise InvalidInput("agent is empty; name the agent to call")
-
-
-def _timeout(inherited: types_pb2.CallContext, context: Context) -> float:
-    """Seconds until the caller's deadline: the nearer of the context's and the RPC's."""
-    remaining = cast("float | None", context.time_remaining())  # None when the RPC has no deadline
-    said = inherited.timeout_ms / 1000 if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
-    return said if remaining is None else min(remaining, said)
+        remaining = cast("float | None", context.time_remaining())  # None when the RPC has no deadline
+        trace = _trace(request.context, context) if self._calls.reads_traces else NO_TRACE
+        return read_call(request, remaining, trace)
 
 
 def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
@@ -147,10 +141,5 @@ def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str
 
 def _response(request: pb.ExecuteRequest, reply: Message, instance_id: str) -> pb.ExecuteResponse:
     response = pb.ExecuteResponse(instance_id=instance_id)
-    try:
-        fill_message(response.message, reply)
-    except InvalidMessage as error:
-        broken = InvalidReply(f"the reply of agent {request.agent!r} cannot be sent: {error.message}")
-        broken.agent_path, broken.usage = (*request.context.agent_path, request.agent), reply.usage
-        raise broken from error
+    fill_reply(response.message, reply, request.agent, request.context.agent_path)
     return response
