@@ -118,18 +118,23 @@ CAST = "tests.contract.agents:new_agents"
 """The function that makes the agents of a fleet, where nobody says otherwise."""
 
 
-def start_host(names: Sequence[str], *, control_plane: Sequence[str] = (), cast: str = CAST) -> Process:
-    """Start a process that serves these agents of a cast, listed with the control planes that are given."""
+def start_host(
+    names: Sequence[str], *, control_plane: Sequence[str] = (), cast: str = CAST, transport: str = "plain"
+) -> Process:
+    """Start a process that serves these agents of a cast, listed with the control planes that are given, and calls
+    others over `transport`.
+    """
     listed = (f"--control-plane={address}" for address in control_plane)
-    return Process("agents", *names, *listed, f"--cast={cast}")
+    return Process("agents", *names, *listed, f"--cast={cast}", f"--transport={transport}")
 
 
 class Fleet:
-    """A control plane and the processes that are listed with it."""
+    """A control plane and the processes that are listed with it. `transport` is how they call each other."""
 
-    def __init__(self, registry: Process, hosts: Sequence[Process]) -> None:
+    def __init__(self, registry: Process, hosts: Sequence[Process], transport: str = "plain") -> None:
         self.registry = registry
         self.hosts = tuple(hosts)
+        self.transport = transport
 
     @property
     def control_plane(self) -> str:
@@ -138,15 +143,16 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*places: Sequence[str], cast: str = CAST) -> Generator[Fleet]:
+def fleet(*places: Sequence[str], cast: str = CAST, transport: str = "plain") -> Generator[Fleet]:
     """A control plane and one process for each of `places`, all serving; drained at the end."""
     with ExitStack() as stack:
         registry = stack.enter_context(start_registry()).wait_ready()
         hosts = [
-            stack.enter_context(start_host(names, control_plane=[registry.address], cast=cast)) for names in places
+            stack.enter_context(start_host(names, control_plane=[registry.address], cast=cast, transport=transport))
+            for names in places
         ]
         try:
-            yield Fleet(registry, [host.wait_ready() for host in hosts])
+            yield Fleet(registry, [host.wait_ready() for host in hosts], transport)
         finally:
             for host in hosts:
                 host.terminate()

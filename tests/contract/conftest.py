@@ -1,6 +1,7 @@
-"""The two meshes of the conformance suite: all agents in one process, and the same agents in a fleet of processes.
+"""The meshes of the conformance suite: all agents in one process, and the same agents in a fleet of processes, called
+over each of the transports.
 
-The fleet is started once for all tests; each test has a runtime of its own. Keys and sessions are unique to a test, so
+A fleet is started once for all tests; each test has a runtime of its own. Keys and sessions are unique to a test, so
 that what other tests left in the processes' journals does not matter.
 """
 
@@ -43,15 +44,25 @@ class Mesh:
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Fleet]:
-    """A control plane and the three processes of PLACES."""
+    """A control plane and the three processes of PLACES, which call each other plain."""
     with fleet(*PLACES.values()) as running:
         yield running
 
 
-@pytest.fixture(params=["local", "processes"])
+@pytest.fixture(scope="session")
+def session_processes() -> Iterator[Fleet]:
+    """The same, but they call each other over sessions."""
+    with fleet(*PLACES.values(), transport="session") as running:
+        yield running
+
+
+FLEETS = {"processes": "processes", "sessions": "session_processes"}
+
+
+@pytest.fixture(params=["local", *FLEETS])
 def where(request: pytest.FixtureRequest) -> Fleet | None:
     """The fleet to call, or None for one process."""
-    return None if request.param == "local" else cast("Fleet", request.getfixturevalue("processes"))
+    return None if request.param == "local" else cast("Fleet", request.getfixturevalue(FLEETS[request.param]))
 
 
 @pytest.fixture
@@ -62,7 +73,9 @@ async def mesh(where: Fleet | None) -> AsyncIterator[Mesh]:
         for agent in all_agents(Journal()):
             runtime.register(agent)
     else:
-        runtime = DistributedRuntime(control_plane=[where.control_plane], mailbox_size=MAILBOX_SIZE)
+        runtime = DistributedRuntime(
+            control_plane=[where.control_plane], mailbox_size=MAILBOX_SIZE, transport=where.transport
+        )
     async with runtime:
         await runtime.call("echo", "", timeout=BOUND)  # the first snapshot is there, so names can be listed
         yield Mesh(runtime, new_id())

@@ -36,10 +36,17 @@ async def serve_registry(listen: str, stop: asyncio.Event) -> None:
 
 
 async def serve_agents(
-    listen: str, control_plane: list[str], names: list[str], cast: Callable[[], list[Agent]], stop: asyncio.Event
+    listen: str,
+    control_plane: list[str],
+    transport: str,
+    names: list[str],
+    cast: Callable[[], list[Agent]],
+    stop: asyncio.Event,
 ) -> None:
     """Serve the named agents of a cast."""
-    async with DistributedRuntime(control_plane=control_plane, mailbox_size=MAILBOX_SIZE) as runtime:
+    async with DistributedRuntime(
+        control_plane=control_plane, mailbox_size=MAILBOX_SIZE, transport=transport
+    ) as runtime:
         for agent in cast():
             if agent.name in names:
                 runtime.register(agent)
@@ -66,7 +73,7 @@ async def run(arguments: argparse.Namespace) -> None:
     else:
         module, _, function = arguments.cast.partition(":")
         cast = getattr(importlib.import_module(module), function)
-        await serve_agents(arguments.listen, arguments.control_plane, arguments.names, cast, stop)
+        await serve_agents(arguments.listen, arguments.control_plane, arguments.transport, arguments.names, cast, stop)
 
 
 def main() -> None:
@@ -77,6 +84,7 @@ def main() -> None:
     parser.add_argument("--cast", default="tests.contract.agents:new_agents")
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--control-plane", action="append", default=[])
+    parser.add_argument("--transport", default="plain")
     asyncio.run(run(parser.parse_args()))
 
 
