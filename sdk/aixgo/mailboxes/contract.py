@@ -17,6 +17,7 @@ runtimes.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -83,9 +84,9 @@ class MailboxPolicy:
         if self.ack_wait <= 0:
             raise InvalidInput(f"mailbox.ack_wait: {self.ack_wait:g} s is no time to wait; give more than 0")
 
-    def pause(self, attempt: int) -> float:
-        """Seconds between the delivery `attempt`, which failed, and the next."""
-        return self.backoff[min(attempt, len(self.backoff)) - 1]
+    def pause(self, attempt: int, error: BaseException) -> float:
+        """Seconds between the delivery `attempt`, which failed, and the next: none when its receiver was stopped."""
+        return 0.0 if isinstance(error, CancelledError) else self.backoff[min(attempt, len(self.backoff)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class _Box:
     def again(self, slot: _Slot, error: BaseException) -> None:
         """A delivery failed: bring the letter again after a pause, or give it up."""
         if slot.attempts < self._policy.max_deliveries:
-            pause = self._policy.pause(slot.attempts)
+            pause = self._policy.pause(slot.attempts, error)
             if pause > 0:
                 self._later(pause, lambda: self.make_ready(slot.lane))
             else:

@@ -1,0 +1,302 @@
+"""Mailboxes in NATS JetStream: they outlive every process, and agents on many machines share them.
+
+Implements `contract.py`. Wiring of its parts: `nats_layout.py` (what lies where), `nats_link.py` (the connection),
+`nats_receiver.py` (what comes in), `nats_ledger.py` (receipts and dead letters). Needs the extra `nats`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from pydantic import SecretStr
+
+from aixgo.errors import AgentNotFound, InvalidMessage, MessageTooLarge
+from aixgo.mailboxes import nats_layout as layout
+from aixgo.mailboxes.contract import (
+    LASTING_MESSAGES,
+    SEND_TIMEOUT,
+    Count,
+    DeadLetter,
+    Letter,
+    MailboxPolicy,
+    MailboxUnavailable,
+    full,
+    reason_of,
+    unsettled,
+)
+from aixgo.mailboxes.delivery import LetterDelivery
+from aixgo.mailboxes.letters import decode_letter, encode_letter
+from aixgo.mailboxes.nats_ledger import DONE, REPLAYS, Ledger, make_stream
+from aixgo.mailboxes.nats_link import AGAIN, NO_ROOM, UNKNOWN_STREAM, NatsLink, NoStream, Refused
+from aixgo.mailboxes.nats_receiver import ACK, NAK, TERM, Arrival, Receiver
+from aixgo.message import Message
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.5
+"""Seconds before a receiver tries again after the server has failed it."""
+HEADROOM = 4096
+"""Bytes of the server's largest message that are kept for headers, which a dead letter has more of."""
+MESSAGE_ID = "Nats-Msg-Id"
+
+
+class NatsMailboxes:
+    """The mailboxes on the NATS servers of `url`: `nats://user:password@host:4222`, several by commas.
+
+    `replicas` is how many servers of a cluster keep each message. `clock` is in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        url: SecretStr,
+        policy: MailboxPolicy | None = None,
+        *,
+        replicas: int = 1,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.policy = policy or MailboxPolicy(max_messages=LASTING_MESSAGES)
+        self._replicas, self._clock, self._sleep = replicas, clock, sleep
+        self._link = NatsLink(url, sleep=sleep)
+        self._ledger = Ledger(self._link, self.policy, replicas, clock)
+        self._own: dict[str, bool] = {}
+        self._receivers: dict[str, set[Receiver]] = {}
+        self._waiting: dict[str, dict[str, int]] = {}
+        self._given_up: dict[str, int] = {}
+
+    def add(self, agent: str) -> None:
+        self._own[agent] = False
+
+    def remove(self, agent: str) -> None:
+        del self._own[agent]
+        for receiver in self._receivers.get(agent, ()):
+            receiver.close()
+
+    async def put(self, agent: str, letter: Letter, timeout: float) -> bool:
+        return await self._put(agent, letter, letter.message.id, timeout)
+
+    async def receive(self, agent: str) -> AsyncGenerator[LetterDelivery]:
+        if agent not in self._own:
+            raise AgentNotFound(f"no agent named {agent!r} has a mailbox here", fields={"agent": agent})
+        while agent in self._own:
+            try:
+                await self._make(agent, SEND_TIMEOUT)
+                async with Receiver(self._link, agent, self.policy, sleep=self._sleep) as receiver:
+                    receivers = self._receivers.setdefault(agent, set())
+                    receivers.add(receiver)
+                    try:
+                        while (delivery := await self._next(agent, receiver)) is not None:
+                            try:
+                                yield delivery
+                            except GeneratorExit:
+                                await delivery.release()
+                                raise
+                    finally:
+                        receivers.discard(receiver)
+            except (MailboxUnavailable, NoStream, Refused) as error:
+                log.warning("the mailbox of %s cannot be read, and is tried again: %s", agent, error)
+                self._own = {name: made and name != agent for name, made in self._own.items()}
+                await self._sleep(PAUSE)
+
+    def counts(self) -> Iterable[Count]:
+        for agent in list(self._own):
+            yield Count(agent, sum(self._waiting.get(agent, {}).values()), self._given_up.get(agent, 0))
+
+    async def dead_letters(self, agent: str = "", limit: int = 100) -> Sequence[DeadLetter]:
+        return await self._ledger.dead_letters(agent, limit, SEND_TIMEOUT)
+
+    async def dead_letter(self, agent: str, id: str) -> DeadLetter:  # noqa: A002  # the contract's name
+        return (await self._ledger.dead_letter(agent, id, SEND_TIMEOUT))[0]
+
+    async def replay(self, agent: str, id: str) -> None:  # noqa: A002  # see above
+        dead, record = await self._ledger.dead_letter(agent, id, SEND_TIMEOUT)
+        letter = replace(dead.letter, replays=dead.letter.replays + 1)
+        # An id of its own: that of the message is known already. It is the same when this is tried again.
+        if not await self._put(agent, letter, f"{id}#{record.seq}", SEND_TIMEOUT):
+            raise AgentNotFound(f"{agent!r} has no mailbox any more", fields={"agent": agent})
+        await self._ledger.forget(record, SEND_TIMEOUT)
+
+    async def drop(self, agent: str, id: str) -> None:  # noqa: A002  # see above
+        _, record = await self._ledger.dead_letter(agent, id, SEND_TIMEOUT)
+        await self._ledger.forget(record, SEND_TIMEOUT)
+
+    async def close(self) -> None:
+        await self._link.close()
+        self._own = dict.fromkeys(self._own, False)
+
+    async def give_up(self, dead: DeadLetter, data: bytes, arrival: Arrival, receiver: Receiver) -> None:
+        """Make a letter a dead one. Without room for it, it stays in its mailbox and comes again much later."""
+        try:
+            await self._ledger.bury(dead, data, SEND_TIMEOUT)
+        except Refused as error:
+            log.warning("there is no room for dead letters, message %s to %s stays: %s", dead.id, dead.agent, error)
+            await receiver.settle(arrival, later(max(self.policy.backoff)), SEND_TIMEOUT)
+            return
+        self._given_up[dead.agent] = self._given_up.get(dead.agent, 0) + 1
+        log.error("message %s to %s is a dead letter: %s", dead.id, dead.agent, dead.reason)
+        await receiver.settle(arrival, TERM, SEND_TIMEOUT)
+
+    async def _put(self, agent: str, letter: Letter, key: str, timeout: float) -> bool:
+        data = encode_letter(agent, letter)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._check_size(data, timeout)
+                return await self._store(agent, letter, data, key, timeout)
+        except TimeoutError as error:
+            raise MailboxUnavailable(f"NATS did not take a message to {agent!r} within {timeout:.3g} s") from error
+        except Refused as error:
+            if error.code == NO_ROOM:
+                raise full(agent, self.policy.max_messages) from error
+            raise MailboxUnavailable(f"NATS refuses a message to {agent!r}: {error}") from error
+
+    async def _store(self, agent: str, letter: Letter, data: bytes, key: str, timeout: float) -> bool:
+        """Put a letter into its stream; one of this process's agents is made first, of others it has to be there."""
+        subject = layout.mail_subject(agent, letter.message.session_id)
+        headers = {MESSAGE_ID: key, REPLAYS: str(letter.replays)}
+        while True:
+            if agent in self._own:
+                await self._make(agent, timeout)
+            try:
+                await self._link.store(subject, data, timeout, headers)
+            except NoStream:
+                if agent in self._own:
+                    self._own[agent] = False
+                elif not await self._exists(agent, timeout):
+                    return False
+                await self._sleep(AGAIN)
+            else:
+                return True
+
+    async def _check_size(self, data: bytes, timeout: float) -> None:
+        limit = await self._link.max_payload(timeout) - HEADROOM
+        if len(data) > limit:
+            raise MessageTooLarge(
+                f"the message has {len(data)} bytes and {limit} are allowed in a mailbox; send less, or raise"
+                " max_payload of the NATS server",
+                fields={"limit": limit},
+            )
+
+    async def _exists(self, agent: str, timeout: float) -> bool:
+        try:
+            await self._link.question(f"STREAM.INFO.{layout.mail_stream_name(agent)}", None, timeout)
+        except Refused as error:
+            if error.code != UNKNOWN_STREAM:
+                raise
+            return False
+        return True
+
+    async def _make(self, agent: str, timeout: float) -> None:
+        """Make the mailbox of an agent of this process, unless that was done."""
+        if self._own[agent]:
+            return
+        await make_stream(self._link, layout.mail_stream(agent, self.policy, self._replicas), timeout)
+        stream = layout.mail_stream_name(agent)
+        for lane in layout.LANE_NAMES:
+            wanted = {"stream_name": stream, "config": layout.consumer(agent, lane, self.policy)}
+            await self._link.question(f"CONSUMER.DURABLE.CREATE.{stream}.{lane}", wanted, timeout)
+        await self._ledger.make(timeout)
+        if agent in self._own:
+            self._own[agent] = True
+
+    async def _next(self, agent: str, receiver: Receiver) -> LetterDelivery | None:
+        """The next delivery; None when the agent was removed."""
+        while (arrival := await receiver.next()) is not None:
+            self._waiting.setdefault(agent, {})[arrival.lane] = arrival.waiting
+            try:
+                delivery = await self._delivery(agent, arrival, receiver)
+            except MailboxUnavailable as error:
+                log.warning("a message to %s could not be delivered, and comes again: %s", agent, error)
+                await self._give_back(arrival, receiver)
+                await self._sleep(PAUSE)
+                continue
+            except BaseException:  # also a cancellation
+                await self._give_back(arrival, receiver)
+                raise
+            if delivery is not None:
+                return delivery
+        return None
+
+    async def _delivery(self, agent: str, arrival: Arrival, receiver: Receiver) -> LetterDelivery | None:
+        """The delivery of what arrived; None when it was done before, or is dead."""
+        key = arrival.headers.get(MESSAGE_ID) or f"={arrival.seq}"  # another program may have given it no id
+        try:
+            letter = decode_letter(arrival.data, int(arrival.headers.get(REPLAYS, "0")))
+        except (InvalidMessage, ValueError) as error:
+            unreadable = Letter(Message(arrival.data, id=key))
+            dead = DeadLetter(agent, unreadable, 0, reason_of(error), self._clock())
+            await self.give_up(dead, arrival.data, arrival, receiver)
+            return None
+        attempt = await self._ledger.begin(agent, key, SEND_TIMEOUT)
+        if attempt == DONE:
+            log.debug("message %s to %s was done before", letter.message.id, agent)
+            await receiver.settle(arrival, ACK, SEND_TIMEOUT)
+            return None
+        out = _Out(self, self._ledger, receiver, arrival, DeadLetter(agent, letter, attempt, "", 0), key, self._clock)
+        if attempt > self.policy.max_deliveries:
+            await out.give_up(unsettled(attempt - 1), attempt - 1)
+            return None
+        return LetterDelivery(agent, letter, attempt, out)
+
+    async def _give_back(self, arrival: Arrival, receiver: Receiver) -> None:
+        receiver.let_go(arrival)
+        await self._link.send(arrival.reply, NAK)
+
+
+class _Out:
+    """The settlement of a letter that is out. What the server is not told of, comes again."""
+
+    def __init__(
+        self,
+        mailboxes: NatsMailboxes,
+        ledger: Ledger,
+        receiver: Receiver,
+        arrival: Arrival,
+        about: DeadLetter,
+        key: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._mailboxes, self._ledger, self._receiver, self._arrival = mailboxes, ledger, receiver, arrival
+        self._about, self._key, self._clock = about, key, clock
+
+    async def done(self) -> None:
+        with self._said("done"):
+            await self._ledger.finish(self._about.agent, self._key, SEND_TIMEOUT)
+            await self._receiver.settle(self._arrival, ACK, SEND_TIMEOUT)
+
+    async def failed(self, error: BaseException) -> None:
+        policy, attempt = self._mailboxes.policy, self._about.attempts
+        with self._said("failed"):
+            if attempt >= policy.max_deliveries:
+                await self.give_up(reason_of(error), attempt)
+            else:
+                await self._receiver.settle(self._arrival, later(policy.pause(attempt, error)), SEND_TIMEOUT)
+
+    async def released(self) -> None:
+        with self._said("not begun"):
+            await self._ledger.undo(self._about.agent, self._key, self._about.attempts, SEND_TIMEOUT)
+            await self._receiver.settle(self._arrival, NAK, SEND_TIMEOUT)
+
+    async def give_up(self, reason: str, attempts: int) -> None:
+        """Make it a dead letter."""
+        dead = replace(self._about, reason=reason, attempts=attempts, at=self._clock())
+        await self._mailboxes.give_up(dead, self._arrival.data, self._arrival, self._receiver)
+
+    @contextmanager
+    def _said(self, what: str) -> Generator[None]:
+        try:
+            yield
+        except (MailboxUnavailable, NoStream, Refused) as error:
+            name, agent = self._about.id, self._about.agent
+            log.warning("message %s to %s is %s, and comes again: %s", name, agent, what, error)
+        finally:
+            self._receiver.let_go(self._arrival)
+
+
+def later(pause: float) -> bytes:
+    """The word that brings a letter again after `pause` seconds."""
+    return NAK + (b' {"delay": %d}' % int(pause * layout.NANOSECONDS) if pause > 0 else b"")

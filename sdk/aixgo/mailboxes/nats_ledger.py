@@ -1,0 +1,178 @@
+"""What is known of letters beyond their mailboxes in NATS: receipts of deliveries, and dead letters.
+
+Both are records under one subject each, the newest of which counts. Below: `nats_link.py`; above: `nats.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from typing import Any
+from urllib.parse import quote, unquote
+
+from aixgo.errors import InvalidMessage
+from aixgo.mailboxes import nats_layout as layout
+from aixgo.mailboxes.contract import DeadLetter, Letter, LetterNotFound, MailboxPolicy
+from aixgo.mailboxes.letters import decode_letter
+from aixgo.mailboxes.nats_link import UNKNOWN_MESSAGE, UNKNOWN_STREAM, WRONG_LAST_SEQUENCE, NatsLink, NoStream, Refused
+from aixgo.message import Message, new_id
+
+REPLAYS = "Aixgo-Replays"
+_AGENT, _ID, _ATTEMPTS, _REASON, _AT = "Aixgo-Agent", "Aixgo-Id", "Aixgo-Attempts", "Aixgo-Reason", "Aixgo-At"
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+DONE = -1
+"""What `begin` says of a letter that somebody has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A message as it lies in a stream."""
+
+    seq: int
+    data: bytes
+    headers: Mapping[str, str]
+
+
+class Ledger:
+    """Receipts and dead letters. `clock` is in seconds since the epoch."""
+
+    def __init__(
+        self, link: NatsLink, policy: MailboxPolicy, replicas: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._link, self._policy, self._replicas, self._clock = link, policy, replicas, clock
+        self._nonce = new_id()
+
+    async def make(self, timeout: float) -> None:
+        """Make both streams where they are not there yet. Raises MailboxUnavailable, Refused."""
+        await make_stream(self._link, layout.receipts_stream(self._policy, self._replicas), timeout)
+        await make_stream(self._link, layout.dead_stream(self._policy, self._replicas), timeout)
+
+    async def begin(self, agent: str, key: str, timeout: float) -> int:
+        """Note that a delivery begins, and return its number; DONE when the letter was finished before.
+
+        More than `max_deliveries` means that nothing was noted. The number is certain: of two receivers that begin at
+        the same time each gets its own.
+        """
+        subject, last, attempt = layout.receipt_subject(agent, key), 0, 1
+        mine = f"{self._nonce}/{new_id()}"
+        while True:
+            body = json.dumps({"attempts": attempt, "by": mine}).encode()
+            try:
+                await self._stored(subject, body, timeout, {_EXPECTED: str(last)})
+            except Refused as error:
+                if error.code != WRONG_LAST_SEQUENCE:
+                    raise
+            else:
+                return attempt
+            record = await self._last(layout.RECEIPTS, subject, timeout)
+            known: dict[str, Any] = {"attempts": 0} if record is None else json.loads(record.data)
+            if known.get("done"):
+                return DONE
+            if known.get("by") == mine:  # the answer to an earlier try was lost on its way
+                return attempt
+            last, attempt = 0 if record is None else record.seq, int(known["attempts"]) + 1
+            if attempt > self._policy.max_deliveries:
+                return attempt
+
+    async def undo(self, agent: str, key: str, attempt: int, timeout: float) -> None:
+        """Note that the delivery `attempt` did not happen after all."""
+        body = json.dumps({"attempts": attempt - 1}).encode()
+        await self._stored(layout.receipt_subject(agent, key), body, timeout, {})
+
+    async def finish(self, agent: str, key: str, timeout: float) -> None:
+        """Note that a letter is done, so that a copy of it is known as one."""
+        await self._stored(layout.receipt_subject(agent, key), b'{"done": true}', timeout, {})
+
+    async def bury(self, dead: DeadLetter, data: bytes, timeout: float) -> None:
+        """Keep a dead letter; once for its id. Raises Refused when there is no room."""
+        headers = {
+            _AGENT: dead.agent,
+            _ID: quote(dead.id),
+            _ATTEMPTS: str(dead.attempts),
+            _REASON: quote(dead.reason),
+            _AT: f"{dead.at:.3f}",
+            REPLAYS: str(dead.letter.replays),
+        }
+        await self._stored(layout.dead_subject(dead.agent, dead.id), data, timeout, headers)
+
+    async def dead_letters(self, agent: str, limit: int, timeout: float) -> list[DeadLetter]:
+        """The oldest dead letters."""
+        found: list[DeadLetter] = []
+        seq = 1
+        while len(found) < limit:
+            wanted = {"seq": seq, "next_by_subj": layout.dead_subject(agent)}
+            record = await self._record(layout.DEAD, wanted, timeout)
+            if record is None:
+                break
+            found.append(_dead(record))
+            seq = record.seq + 1
+        return found
+
+    async def dead_letter(self, agent: str, message_id: str, timeout: float) -> tuple[DeadLetter, Record]:
+        """One dead letter and how it lies there. Raises LetterNotFound."""
+        record = await self._last(layout.DEAD, layout.dead_subject(agent, message_id), timeout)
+        if record is None:
+            raise LetterNotFound(f"{agent!r} has no dead letter {message_id!r}")
+        return _dead(record), record
+
+    async def forget(self, record: Record, timeout: float) -> None:
+        """Remove a dead letter; one that is gone already is fine."""
+        try:
+            await self._link.question(f"STREAM.MSG.DELETE.{layout.DEAD}", {"seq": record.seq}, timeout)
+        except Refused as error:
+            if error.code not in (UNKNOWN_MESSAGE, UNKNOWN_STREAM, 10043):  # 10043: the sequence was not found
+                raise
+
+    async def _stored(self, subject: str, data: bytes, timeout: float, headers: Mapping[str, str]) -> None:
+        """Put a record in place; when its stream is gone, both are made again."""
+        try:
+            await self._link.store(subject, data, timeout, headers)
+        except NoStream:
+            await self.make(timeout)
+            await self._link.store(subject, data, timeout, headers)
+
+    async def _last(self, stream: str, subject: str, timeout: float) -> Record | None:
+        return await self._record(stream, {"last_by_subj": subject}, timeout)
+
+    async def _record(self, stream: str, wanted: Mapping[str, Any], timeout: float) -> Record | None:
+        try:
+            answer = await self._link.question(f"STREAM.MSG.GET.{stream}", wanted, timeout)
+        except Refused as error:
+            if error.code in (UNKNOWN_MESSAGE, UNKNOWN_STREAM):
+                return None
+            raise
+        message = answer["message"]
+        return Record(message["seq"], b64decode(message.get("data", "")), _headers(b64decode(message.get("hdrs", ""))))
+
+
+async def make_stream(link: NatsLink, wanted: Mapping[str, Any], timeout: float) -> None:
+    """Make a stream, or give the one that there is the limits that are wanted. Raises MailboxUnavailable, Refused."""
+    name = wanted["name"]
+    try:
+        there = (await link.question(f"STREAM.INFO.{name}", None, timeout))["config"]
+    except Refused as error:
+        if error.code != UNKNOWN_STREAM:
+            raise
+        await link.question(f"STREAM.CREATE.{name}", wanted, timeout)
+        return
+    if any(there.get(key, value) != value for key, value in wanted.items()):
+        await link.question(f"STREAM.UPDATE.{name}", {**there, **wanted}, timeout)
+
+
+def _dead(record: Record) -> DeadLetter:
+    headers = record.headers
+    try:
+        letter = decode_letter(record.data, int(headers.get(REPLAYS, "0")))
+    except InvalidMessage:
+        letter = Letter(Message(record.data, id=unquote(headers.get(_ID, ""))))
+    attempts, at = int(headers.get(_ATTEMPTS, "0")), float(headers.get(_AT, "0"))
+    return DeadLetter(headers.get(_AGENT, ""), letter, attempts, unquote(headers.get(_REASON, "")), at)
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    _, _, lines = block.partition(b"\r\n")  # the first line says NATS/1.0
+    return {name: str(value) for name, value in BytesHeaderParser().parsebytes(lines).items()}

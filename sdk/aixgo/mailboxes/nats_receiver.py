@@ -1,0 +1,183 @@
+"""Receiving from one mailbox in NATS: letters of all its lanes, as they come.
+
+Owns the pull requests of one receiver, and keeping the letters that it holds from coming to another. Letters are asked
+for only while somebody waits for one; those that come in on top are given back after GRACE, so that a slow receiver
+does not keep work from an idle one. Below: `nats_link.py`. Above: `nats.py`, which makes deliveries of what arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from aixgo.mailboxes import nats_layout as layout
+from aixgo.mailboxes.contract import MailboxPolicy
+from aixgo.mailboxes.nats_link import NatsLink, NoStream
+
+log = logging.getLogger(__name__)
+
+EXPIRES = 30.0
+"""Seconds for which a pull request waits at the server."""
+GRACE = 1.0
+"""Seconds for which a letter is kept that nobody waits for."""
+ACK, NAK, TERM, PROGRESS = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A letter as it came. `reply` is where its fate is told to, `seq` its place in the stream; times in seconds."""
+
+    lane: str
+    seq: int
+    reply: str
+    data: bytes
+    headers: dict[str, str]
+    waiting: int
+    since: float
+    renewed: float
+
+
+class Receiver:
+    """One receiver of an agent's mailbox, for the length of an `async with`. `clock` is in seconds, of any origin."""
+
+    def __init__(
+        self,
+        link: NatsLink,
+        agent: str,
+        policy: MailboxPolicy,
+        *,
+        clock: Callable[[], float] = monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._link, self._agent, self._policy = link, agent, policy
+        self._clock, self._sleep = clock, sleep
+        self._stream = layout.mail_stream_name(agent)
+        self._asked: dict[str, float] = {}
+        self._arrivals: asyncio.Queue[Any] = asyncio.Queue()
+        self._buffer: deque[Arrival] = deque()
+        self._held: dict[int, Arrival] = {}
+        self._closed = False
+        self._lost = False
+
+    async def __aenter__(self) -> Self:
+        client = await self._link.connected()
+        self._inbox = client.new_inbox()
+        self._subscription = await client.subscribe(f"{self._inbox}.*", cb=self._arrivals.put)
+        self._forget_waker = self._link.on_reconnect(self._reconnected)
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"hold letters of {self._agent}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forget_waker()
+        self._keeper.cancel()
+        await asyncio.wait({self._keeper})
+        try:
+            await self._subscription.unsubscribe()
+        except Exception as failure:  # noqa: BLE001  # the connection may be closed; the server then has forgotten it
+            log.debug("unsubscribing failed: %s", failure)
+        while not self._arrivals.empty():
+            self._sort_in(self._arrivals.get_nowait())
+        for arrival in self._buffer:
+            await self._link.send(arrival.reply, NAK)
+
+    def close(self) -> None:
+        """End `next`, also of one that waits."""
+        self._closed = True
+        self._arrivals.put_nowait(None)
+
+    async def next(self) -> Arrival | None:
+        """The next letter, once there is one; None when this is closed.
+
+        It waits for a server that is away. Raises NoStream when the mailbox is gone from the server.
+        """
+        while True:
+            while not self._arrivals.empty():
+                self._sort_in(self._arrivals.get_nowait())
+            if self._buffer:
+                return self._buffer.popleft()
+            if self._closed:
+                return None
+            if self._lost:
+                raise NoStream(self._stream)
+            await self._ask()
+            try:
+                async with asyncio.timeout(EXPIRES + 5):
+                    self._sort_in(await self._arrivals.get())
+            except TimeoutError:
+                self._asked.clear()
+
+    def let_go(self, arrival: Arrival) -> None:
+        """Renew a letter no longer: it is settled, or nobody works on it."""
+        self._held.pop(arrival.seq, None)
+
+    async def settle(self, arrival: Arrival, word: bytes, timeout: float) -> None:
+        """Say what becomes of a letter. Raises MailboxUnavailable, NoStream when that was not heard."""
+        self.let_go(arrival)
+        await self._link.ask(arrival.reply, word, timeout)
+
+    async def _ask(self) -> None:
+        now = self._clock()
+        wanted = json.dumps({"batch": 1, "expires": int(EXPIRES * layout.NANOSECONDS)}).encode()
+        await self._link.connected()
+        for lane in layout.LANE_NAMES:
+            if now - self._asked.get(lane, -EXPIRES) >= EXPIRES:
+                self._asked[lane] = now
+                reply = f"{self._inbox}.{lane}"
+                await self._link.send(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane}", wanted, reply)
+
+    def _sort_in(self, message: Any) -> None:
+        """Take note of what came: a letter, the word that none came, or (None) that all has to be asked again."""
+        if message is None:
+            return
+        lane = message.subject.rpartition(".")[2]
+        self._asked.pop(lane, None)
+        if not message.reply.startswith("$JS.ACK."):
+            told: dict[str, str] = message.headers or {}
+            self._lost = self._lost or told.get("Status") == "503" or "Deleted" in told.get("Description", "")
+            return
+        about = message.metadata
+        now = self._clock()
+        arrival = Arrival(
+            lane,
+            about.sequence.stream,
+            message.reply,
+            message.data,
+            message.headers or {},
+            about.num_pending,
+            now,
+            now,
+        )
+        held = self._held.get(arrival.seq)
+        if held is not None:  # it came again because the server was away; who works on it goes on
+            held.reply, held.renewed = arrival.reply, now
+            return
+        self._held[arrival.seq] = arrival
+        self._buffer.append(arrival)
+
+    def _reconnected(self) -> None:
+        self._asked.clear()
+        self._arrivals.put_nowait(None)
+
+    async def _keep(self) -> None:
+        """Renew what is worked on, and give back what nobody has asked for."""
+        renewal = self._policy.ack_wait / 3
+        while True:
+            await self._sleep(min(renewal, GRACE))
+            now = self._clock()
+            for arrival in [arrival for arrival in self._buffer if now - arrival.since >= GRACE]:
+                self._buffer.remove(arrival)
+                self.let_go(arrival)
+                await self._link.send(arrival.reply, NAK)
+            for arrival in list(self._held.values()):
+                if now - arrival.renewed >= renewal:
+                    arrival.renewed = now
+                    await self._link.send(arrival.reply, PROGRESS)
