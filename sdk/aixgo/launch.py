@@ -149,7 +149,9 @@ def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
         return LocalRuntime()
     control_plane = settings.control_plane or deployment.control_plane
     security = Security(settings.security())
-    return DistributedRuntime(control_plane=control_plane, connect=deployment.connect, security=security)
+    return DistributedRuntime(
+        control_plane=control_plane, connect=deployment.connect, security=security, transport=settings.transport
+    )
 
 
 def default_target(config: Config) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aixgo.config.build import build_agents
+from aixgo.config.settings import Settings
 from aixgo.launch import make_resources, make_security, telemetry_settings
 from aixgo.message import new_id
 from aixgo.runtime.distributed import DistributedRuntime
@@ -52,7 +53,10 @@ async def serve_agents(
         try:
             security = make_security(variables)
             runtime = DistributedRuntime(
-                control_plane=place.control_plane, connect=config.deployment.connect, security=security
+                control_plane=place.control_plane,
+                connect=config.deployment.connect,
+                security=security,
+                transport=Settings.read(variables).transport,
             )
             for agent in build_agents(config, resources, names):
                 runtime.register(agent)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aixgo.call import CallState, entered
-from aixgo.config.settings import read_environment
+from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
 from aixgo.launch import make_security, telemetry_settings
 from aixgo.mailboxes.contract import SEND_TIMEOUT
@@ -113,7 +113,11 @@ async def serve_gateway(
     async with (
         set_up(telemetry_settings(None, given, ["gateway"])),
         DistributedRuntime(
-            control_plane=control_plane, connect=connect, max_message_bytes=size, security=security
+            control_plane=control_plane,
+            connect=connect,
+            max_message_bytes=size,
+            security=security,
+            transport=Settings.read(given).transport,
         ) as runtime,
     ):
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)

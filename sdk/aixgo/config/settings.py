@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     control_plane: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="host:port of each control plane, by commas; overrides deployment.control_plane."
     )
+    transport: Annotated[Literal["plain", "session", "auto"], BeforeValidator(_lower)] = Field(
+        default="plain",
+        description="How calls travel: plain is one RPC for each; auto shares one stream with each instance that is"
+        " known to offer that; session tries it with every instance.",
+    )
     listen: Address = Field(default="127.0.0.1:0", description="host:port that servers bind; port 0 is any free one.")
     advertise_address: Address | None = Field(default=None, description="host:port that others reach a server at.")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
