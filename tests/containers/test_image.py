@@ -15,6 +15,7 @@ from tests.support import ROOT, seconds_of
 
 FLEET = ROOT / "tests" / "containers" / "fleet"
 HARDENED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
+OPEN = ("--env", "AIXGO_ALLOW_INSECURE=1")
 LIMIT = 200 * MEBIBYTE
 """Bytes that aixgo may add to its base, without the embedded model."""
 
@@ -22,7 +23,7 @@ LIMIT = 200 * MEBIBYTE
 @contextmanager
 def started(image: str, *command: str) -> Generator[str]:
     """A container that runs `command`, hardened; its id."""
-    container = docker("run", "--detach", *HARDENED, image, *command)
+    container = docker("run", "--detach", *HARDENED, *OPEN, image, *command)
     try:
         yield container
     finally:

@@ -38,6 +38,8 @@ IMAGE, MODEL_IMAGE = "aixgo:latest", "aixgo-model:latest"
 IMAGE_EXTRAS = "openai"
 """What the Dockerfile puts into an image when nobody says otherwise."""
 AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT = 50051, 50050, 8080
+INSECURE: Mapping[str, str] = {"AIXGO_ALLOW_INSECURE": "1"}
+"""Without certificates containers talk in plain text, over a network that is theirs alone. `mtls.py` takes it away."""
 FOLDER = "/etc/aixgo"
 """Where the YAML and what lies beside it are mounted; the folder of the YAML is importable."""
 FILE = "fleet.yaml"
@@ -156,12 +158,12 @@ def uses_embedded_model(config: Config) -> bool:
 
 
 def _services(config: Config, image: str, model_image: str) -> Iterator[Workload]:
-    listen = {"AIXGO_LISTEN": f"0.0.0.0:{CONTROL_PLANE_PORT}"}
+    listen = {"AIXGO_LISTEN": f"0.0.0.0:{CONTROL_PLANE_PORT}", **INSECURE}
     plane = Component.CONTROL_PLANE
     yield Workload(CONTROL_PLANE, plane, ("controlplane",), CONTROL_PLANE_PORT, image, environment=listen)
     if uses_embedded_model(config):
         command = ("model", "serve", f"--listen=0.0.0.0:{MODEL_PORT}")
-        yield Workload(MODEL_SERVER, Component.MODEL_SERVER, command, MODEL_PORT, model_image)
+        yield Workload(MODEL_SERVER, Component.MODEL_SERVER, command, MODEL_PORT, model_image, environment=INSECURE)
 
 
 def _serving(config: Config, source: Source, image: str, sessions: SessionPlace) -> Iterator[Workload]:
@@ -198,4 +200,5 @@ def _gateway(image: str) -> Workload:
 
 
 def _mesh() -> dict[str, str]:
-    return {"AIXGO_LISTEN": f"0.0.0.0:{AGENT_PORT}", "AIXGO_CONTROL_PLANE": f"{CONTROL_PLANE}:{CONTROL_PLANE_PORT}"}
+    control_plane = f"{CONTROL_PLANE}:{CONTROL_PLANE_PORT}"
+    return {"AIXGO_LISTEN": f"0.0.0.0:{AGENT_PORT}", "AIXGO_CONTROL_PLANE": control_plane, **INSECURE}

@@ -10,11 +10,15 @@ import pytest
 from aixgo import AgentServer, LocalRuntime, Message, agent
 from aixgo.errors import ConfigError, WrongState
 from aixgo.runtime.instance import InstanceState
+from aixgo.security.security import Security
+from aixgo.security.settings import SecuritySettings
 from aixgo.server import server as module
 from aixgo.server.server import ServerLimits
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+OPEN = Security(SecuritySettings(allow_insecure=True))
 
 
 @agent
@@ -45,10 +49,17 @@ async def test_port_0_is_any_free_one_and_it_is_the_one_that_is_told() -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0"])
+async def test_without_tls_it_listens_beyond_this_machine_only_when_told_to(listen: str) -> None:
+    with pytest.raises(ConfigError, match="AIXGO_ALLOW_INSECURE=1"):
+        async with AgentServer(runtime(), listen=listen):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0"])
 async def test_on_all_interfaces_the_control_plane_fills_in_the_host(
     listen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with AgentServer(runtime(), listen=listen) as server:
+    async with AgentServer(runtime(), listen=listen, security=OPEN) as server:
         port = server.address.rpartition(":")[2]
         assert server.describe().address == f":{port}"
         assert await ask(f"127.0.0.1:{port}") == "x"
@@ -56,7 +67,7 @@ async def test_on_all_interfaces_the_control_plane_fills_in_the_host(
 
 
 async def test_what_it_is_told_to_advertise_wins() -> None:
-    async with AgentServer(runtime(), listen="0.0.0.0:0", advertise="box.example:7000") as server:
+    async with AgentServer(runtime(), listen="0.0.0.0:0", advertise="box.example:7000", security=OPEN) as server:
         assert server.describe().address == "box.example:7000"
 
 

@@ -57,13 +57,14 @@
 {{- define "aixgo.workloads" -}}
 {{- $config := include "aixgo.config" . | fromJson -}}
 {{- $deployed := dig "deployment" "agents" dict $config -}}
-{{- $mesh := dict "AIXGO_LISTEN" "0.0.0.0:50051" "AIXGO_CONTROL_PLANE" "control-plane:50050" -}}
-{{- $own := dict "AIXGO_LISTEN" "0.0.0.0:50050" -}}
+{{- $insecure := dict "AIXGO_ALLOW_INSECURE" "1" -}}
+{{- $mesh := merge (dict "AIXGO_LISTEN" "0.0.0.0:50051" "AIXGO_CONTROL_PLANE" "control-plane:50050") $insecure -}}
+{{- $own := merge (dict "AIXGO_LISTEN" "0.0.0.0:50050") $insecure -}}
 {{- $all := list (dict "name" "control-plane" "component" "control-plane" "args" (list "controlplane") "port" 50050 "image" .Values.image "replicas" 1 "env" $own) -}}
 {{- $model := dict -}}
 {{- if include "aixgo.hasModelServer" . -}}
 {{- $model = dict "AIXGO_LOCAL_MODEL_URL" "http://model-server:8080/v1" -}}
-{{- $all = append $all (dict "name" "model-server" "component" "model-server" "args" (list "model" "serve" "--listen=0.0.0.0:8080") "port" 8080 "image" .Values.modelImage "replicas" 1 "env" dict) -}}
+{{- $all = append $all (dict "name" "model-server" "component" "model-server" "args" (list "model" "serve" "--listen=0.0.0.0:8080") "port" 8080 "image" .Values.modelImage "replicas" 1 "env" $insecure) -}}
 {{- end -}}
 {{- $named := list -}}
 {{- range $config.agents -}}{{- $named = append $named (dict "agent" .name "component" "agent" "alone" (include "aixgo.alone" . | eq "true") "embeds" (include "aixgo.embeds" . | eq "true")) -}}{{- end -}}
