@@ -15,6 +15,7 @@ from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
 from aixgo.errors import AixgoError, WrongState
 from aixgo.events import Event
+from aixgo.mailboxes.contract import Mailboxes
 from aixgo.message import Message
 from aixgo.runtime.base import MAILBOX_SIZE, MAX_MESSAGE_BYTES, BaseRuntime
 from aixgo.runtime.channels import ChannelPool
@@ -55,12 +56,18 @@ class DistributedRuntime(BaseRuntime):
         connect: Mapping[str, str] | None = None,
         max_depth: int = MAX_DEPTH,
         mailbox_size: int = MAILBOX_SIZE,
+        mailboxes: Mailboxes | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         resolve: Resolve = system_resolve,
         security: Security | None = None,
         transport: TransportChoice | str = TransportChoice.PLAIN,
     ) -> None:
-        super().__init__(max_depth=max_depth, mailbox_size=mailbox_size, max_message_bytes=max_message_bytes)
+        super().__init__(
+            max_depth=max_depth,
+            mailbox_size=mailbox_size,
+            mailboxes=mailboxes,
+            max_message_bytes=max_message_bytes,
+        )
         dial = partial(open_channel, security=security)
         self._discovery = Discovery(control_plane, dial=dial) if control_plane else None
         self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024, security=security)
