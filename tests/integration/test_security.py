@@ -31,7 +31,7 @@ from tests.support import Load
 
 BOUND = 30.0
 NAMES = ("control-plane", "shout", "keeper", "stranger")
-TOKEN = "a-token-that-nobody-guesses-0123456789"  # noqa: S105  # of this test alone
+TOKEN = "a-token-that-nobody-guesses-0123456789"
 
 
 @agent
@@ -93,7 +93,7 @@ async def test_who_is_not_in_allow_callers_is_refused_and_the_agent_does_not_run
     place: Path, control_plane: Running
 ) -> None:
     async with caller(control_plane, security(place / "certs", "stranger")) as runtime:
-        with pytest.raises(PermissionDenied, match="spiffe://aixgo.dev/agent/stranger may not call agent 'vault'"):
+        with pytest.raises(PermissionDenied, match=r"spiffe://aixgo\.dev/agent/stranger may not call agent 'vault'"):
             await runtime.call("vault", "open", timeout=BOUND)
         with pytest.raises(PermissionDenied):
             async with runtime.stream("vault", "open", timeout=BOUND) as events:
@@ -202,8 +202,6 @@ async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_fa
                     await replaced(load, {folder / "ca.pem": (after / "ca.pem").read_bytes()})
                 assert load.errors == []
                 assert await asyncio.to_thread(shown, served.ready["address"], after, after) != before
-                with pytest.raises(OSError, match=r".*"):
-                    await asyncio.to_thread(shown, served.ready["address"], tmp_path / "nowhere", after)
 
 
 def leaves(folder: Path) -> list[Path]:
@@ -228,9 +226,9 @@ def shown(address: str, own: Path, trusted: Path) -> bytes:
     context.load_cert_chain(own / "keeper" / "cert.pem", own / "keeper" / "key.pem")
     context.set_alpn_protocols(["h2"])
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), BOUND) as plain:
-        with context.wrap_socket(plain, server_hostname=host) as encrypted:
-            return encrypted.getpeercert(binary_form=True) or b""
+    plain = socket.create_connection((host, int(port)), BOUND)
+    with plain, context.wrap_socket(plain, server_hostname=host) as encrypted:
+        return encrypted.getpeercert(binary_form=True) or b""
 
 
 async def test_who_has_no_certificate_shows_a_token(place: Path) -> None:
@@ -295,9 +293,8 @@ async def test_a_control_plane_with_tokens_tells_nothing_to_who_has_none(place: 
         assert isinstance(error, Unauthenticated)
         serving = variables(place / "certs", "shout", AIXGO_TOKEN=TOKEN, AIXGO_CONTROL_PLANE=of(plane))
         with aixgo(place, "serve", "fleet.yaml", "--agent=shout", **serving) as served:
-            known = Security(SecuritySettings(ca=ca, certificate=place / "certs/keeper/cert.pem",
-                                              key=place / "certs/keeper/key.pem", token=SecretStr(TOKEN)))  # fmt: skip
+            known = security(place / "certs", "keeper", token=SecretStr(TOKEN))
             async with caller(plane, known) as runtime:
                 assert (await runtime.call("shout", "hi", timeout=BOUND)).payload == "HI"
-        assert TOKEN not in served.log()
+            assert TOKEN not in served.log()
         assert TOKEN not in plane.log()
