@@ -7,7 +7,8 @@ import hashlib
 import shutil
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -27,7 +28,7 @@ from aixgo_services.cli.health import check
 from pydantic import SecretStr
 
 from tests.integration.secured import Running, aixgo, certificates, fleet_file, security, variables
-from tests.support import Load
+from tests.support import Load, eventually
 
 BOUND = 30.0
 NAMES = ("control-plane", "shout", "keeper", "stranger")
@@ -78,8 +79,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def caller(control_plane: Running, who: Security) -> DistributedRuntime:
-    return DistributedRuntime(control_plane=[of(control_plane)], security=who)
+@asynccontextmanager
+async def caller(control_plane: Running, who: Security, name: str = "shout") -> AsyncGenerator[DistributedRuntime]:
+    """Who calls what the control plane lists, once it lists the agent of that name."""
+    async with DistributedRuntime(control_plane=[of(control_plane)], security=who) as runtime:
+        await eventually(lambda: name in runtime.list_agents(), BOUND)
+        yield runtime
 
 
 @pytest.mark.usefixtures("fleet")
@@ -147,7 +152,7 @@ async def test_nobody_is_listed_under_the_name_of_another(place: Path, control_p
     async with own, AgentServer(own, control_plane=[of(control_plane)], security=forger) as server:
         assert not await server.registered(1.0)
         async with caller(control_plane, security(place / "certs", "keeper")) as runtime:
-            replies = {(await runtime.call("shout", "hi", timeout=BOUND)).payload for _ in range(20)}
+            replies = {(await runtime.call("shout", "hi", timeout=BOUND)).text for _ in range(20)}
             assert replies == {"HI"}
             assert [each.instance_id for each in runtime.instances()] == [fleet.ready["instance_id"]]
 
@@ -171,12 +176,13 @@ async def test_nobody_ends_or_takes_over_the_instance_of_another(
     assert [each.instance_id for each in listed.instances] == [instance_id]
 
 
-def test_health_is_told_without_tls_on_a_port_of_its_own_which_serves_nothing_else(fleet: Running) -> None:
-    assert check(fleet.ready["health"], "", BOUND) == "SERVING"
-    assert check(fleet.ready["health"], "shout", BOUND) == "SERVING"
-    with grpc.insecure_channel(fleet.ready["health"]) as channel, pytest.raises(grpc.RpcError) as refused:
-        AgentServiceStub(channel).Execute(agent_pb2.ExecuteRequest(agent="shout"), timeout=BOUND)
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]
+async def test_health_is_told_without_tls_on_a_port_of_its_own_which_serves_nothing_else(fleet: Running) -> None:
+    for service in ("", "shout"):
+        assert await asyncio.to_thread(check, fleet.ready["health"], service, BOUND) == "SERVING"
+    async with grpc.aio.insecure_channel(fleet.ready["health"]) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await AgentServiceStub(channel).Execute(agent_pb2.ExecuteRequest(agent="shout"), timeout=BOUND)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_failed_call(tmp_path: Path) -> None:
@@ -189,7 +195,7 @@ async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_fa
         with serving as served:
             async with caller(plane, security(folder, "keeper")) as runtime:
 
-                async def call() -> str:
+                async def call() -> object:
                     return (await runtime.call("shout", "hi", timeout=BOUND)).payload
 
                 async with Load(call, workers=4) as load:
@@ -236,10 +242,11 @@ async def test_who_has_no_certificate_shows_a_token(place: Path) -> None:
     tokens.write_text(f"keeper: sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
     told = variables(place / "certs", "shout", AIXGO_TLS_MODE="tls", AIXGO_TOKENS_FILE=str(tokens))
     with aixgo(place, "serve", "fleet.yaml", "--agent=shout", "--agent=vault", **told) as ran:
-        connect = dict.fromkeys(("shout", "vault"), ran.ready["address"])
+        address: str = ran.ready["address"]
+        connect = {"shout": address, "vault": address}
         ca = place / "certs" / "ca.pem"
 
-        async def call(name: str, token: str | None) -> str:
+        async def call(name: str, token: str | None) -> object:
             own = SecuritySettings(ca=ca, token=None if token is None else SecretStr(token))
             async with DistributedRuntime(connect=connect, security=Security(own)) as runtime:
                 return (await runtime.call(name, "hi", timeout=BOUND)).payload
