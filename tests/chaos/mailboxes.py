@@ -1,4 +1,4 @@
-"""Messages under SIGKILL: a sender, two receivers and a NATS server, of which one after the other is killed and restarted.
+"""Messages under SIGKILL: a sender, two receivers and a NATS server, one after the other killed and restarted.
 
     python -m tests.chaos.mailboxes --messages 10000 --kills 60 --seed 1
 
@@ -143,6 +143,10 @@ class Actor:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stderr=log, stdout=log)
 
+    def check(self) -> None:
+        """Raise AssertionError with what it wrote when it failed by itself."""
+        assert self._process.poll() in (None, 0), self._log.read_text()
+
     def kill(self) -> None:
         """SIGKILL it, and return when it is gone."""
         if self._process.poll() is None:
@@ -221,25 +225,25 @@ class Run:
         self._server.start()
         url = self._server.url
         receivers = [Actor("receiver", url, self._folder, self._messages) for _ in range(RECEIVERS)]
-        actors = {"sender": Actor("sender", url, self._folder, self._messages)}
-        actors |= {f"receiver {number}": receiver for number, receiver in enumerate(receivers)}
+        self._actors = {f"receiver {number}": receiver for number, receiver in enumerate(receivers)}
+        self._actors["sender"] = Actor("sender", url, self._folder, self._messages)
         try:
             share = self._messages / (len(self._victims) + 1)
             for number, victim in enumerate(self._victims, 1):
                 if not self._reached(int(number * share * 0.98)):
                     break
                 say(f"{self._progress():6d} worked on, SIGKILL to the {victim}")
-                self._strike(victim, actors)
+                self._strike(victim)
             self.outcome.hung = not self._reached(self._messages)
         finally:
-            for actor in actors.values():
+            for actor in self._actors.values():
                 actor.kill()
             self._count(url)
             self._server.kill()
         self.outcome.seconds = monotonic() - began
         return self.outcome
 
-    def _strike(self, victim: str, actors: dict[str, Actor]) -> None:
+    def _strike(self, victim: str) -> None:
         self.outcome.kills[victim.split(maxsplit=1)[0]] += 1
         sleep(self._random.uniform(0, 0.1))  # at any moment of what it does
         if victim == "broker":
@@ -247,8 +251,8 @@ class Run:
             sleep(self._random.uniform(0, 0.5))
             self._server.start()
         else:
-            actors[victim].kill()
-            actors[victim].start()
+            self._actors[victim].kill()
+            self._actors[victim].start()
 
     def _progress(self) -> int:
         """Messages that are worked on, or that always fail and have had all their deliveries."""
@@ -266,6 +270,8 @@ class Run:
         """Wait until so many have ended; False when nothing happens any more."""
         last, since = -1, monotonic()
         while (now := self._progress()) < progress:
+            for actor in self._actors.values():
+                actor.check()
             if now > last:
                 last, since = now, monotonic()
             if monotonic() - since > PATIENCE / 4 and self._all_ended():
@@ -348,7 +354,7 @@ def rehearse(messages: int, kills: int, seed: int, server: str | None) -> int:
     names = ["sender", "broker", *(f"receiver {number}" for number in range(RECEIVERS))]
     victims = random.Random(seed).choices(names, k=kills)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = Run(Path(folder), binary, messages, victims, seed).run(print)
+        outcome = Run(Path(folder), binary, messages, victims, seed).run(lambda line: print(line, flush=True))
         print(outcome.table())
         if not outcome.held:
             print(f"BROKEN; lost: {sorted(outcome.lost)[:20]}, unaccounted for: {sorted(outcome.unexplained)[:20]}")

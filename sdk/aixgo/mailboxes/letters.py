@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from aixgo.errors import InvalidMessage
 from aixgo.mailboxes.contract import Letter
+from aixgo.message import Message
 from aixgo.v1 import agent_pb2
 from aixgo.wire.codec import decode_message, fill_message
 
@@ -32,3 +33,8 @@ def decode_letter(data: bytes, replays: int = 0) -> Letter:
     if not message.session_id and request.context.session_id:
         message = message.with_(session_id=request.context.session_id)
     return Letter(message, tuple(request.context.agent_path), request.context.traceparent, replays)
+
+
+def unreadable(data: bytes, id: str) -> Letter:  # noqa: A002  # the field's name
+    """What stands for bytes that are no letter, so that they can be looked at."""
+    return Letter(Message(data, id=id))

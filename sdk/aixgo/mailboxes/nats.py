@@ -30,11 +30,10 @@ from aixgo.mailboxes.contract import (
     unsettled,
 )
 from aixgo.mailboxes.delivery import LetterDelivery
-from aixgo.mailboxes.letters import decode_letter, encode_letter
-from aixgo.mailboxes.nats_ledger import DONE, REPLAYS, Ledger, make_stream
-from aixgo.mailboxes.nats_link import AGAIN, NO_ROOM, UNKNOWN_STREAM, NatsLink, NoStream, Refused
+from aixgo.mailboxes.letters import decode_letter, encode_letter, unreadable
+from aixgo.mailboxes.nats_ledger import BUSY, DONE, REPLAYS, Ledger, make_stream
+from aixgo.mailboxes.nats_link import AGAIN, NO_ROOM, UNKNOWN_CONSUMER, UNKNOWN_STREAM, NatsLink, NoStream, Refused
 from aixgo.mailboxes.nats_receiver import ACK, NAK, TERM, Arrival, Receiver
-from aixgo.message import Message
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +62,10 @@ class NatsMailboxes:
         self.policy = policy or MailboxPolicy(max_messages=LASTING_MESSAGES)
         self._replicas, self._clock, self._sleep = replicas, clock, sleep
         self._link = NatsLink(url, sleep=sleep)
-        self._ledger = Ledger(self._link, self.policy, replicas, clock)
+        self._ledger = Ledger(self._link, self.policy, replicas, sleep)
+        self._link.on_reconnect(self._reconnected)
         self._own: dict[str, bool] = {}
+        self._careful_until: dict[str, float] = {}
         self._receivers: dict[str, set[Receiver]] = {}
         self._waiting: dict[str, dict[str, int]] = {}
         self._given_up: dict[str, int] = {}
@@ -83,10 +84,13 @@ class NatsMailboxes:
     async def receive(self, agent: str) -> AsyncGenerator[LetterDelivery]:
         if agent not in self._own:
             raise AgentNotFound(f"no agent named {agent!r} has a mailbox here", fields={"agent": agent})
+
+        async def prepare() -> None:
+            await self._make(agent, SEND_TIMEOUT)
+
         while agent in self._own:
             try:
-                await self._make(agent, SEND_TIMEOUT)
-                async with Receiver(self._link, agent, self.policy, sleep=self._sleep) as receiver:
+                async with Receiver(self._link, agent, self.policy, prepare, sleep=self._sleep) as receiver:
                     receivers = self._receivers.setdefault(agent, set())
                     receivers.add(receiver)
                     try:
@@ -100,7 +104,7 @@ class NatsMailboxes:
                         receivers.discard(receiver)
             except (MailboxUnavailable, NoStream, Refused) as error:
                 log.warning("the mailbox of %s cannot be read, and is tried again: %s", agent, error)
-                self._own = {name: made and name != agent for name, made in self._own.items()}
+                self._unmade(agent)
                 await self._sleep(PAUSE)
 
     def counts(self) -> Iterable[Count]:
@@ -164,9 +168,8 @@ class NatsMailboxes:
             try:
                 await self._link.store(subject, data, timeout, headers)
             except NoStream:
-                if agent in self._own:
-                    self._own[agent] = False
-                elif not await self._exists(agent, timeout):
+                self._unmade(agent)
+                if agent not in self._own and not await self._exists(agent, timeout):
                     return False
                 await self._sleep(AGAIN)
             else:
@@ -191,17 +194,40 @@ class NatsMailboxes:
         return True
 
     async def _make(self, agent: str, timeout: float) -> None:
-        """Make the mailbox of an agent of this process, unless that was done."""
-        if self._own[agent]:
+        """Make the mailbox of an agent of this process, unless that was done since the server has started."""
+        if self._own.get(agent, True):
             return
+        server = await self._link.server()
         await make_stream(self._link, layout.mail_stream(agent, self.policy, self._replicas), timeout)
+        await self._ledger.make(timeout)
+        anew = await self._ledger.claim(agent, server, timeout)
         stream = layout.mail_stream_name(agent)
         for lane in layout.LANE_NAMES:
+            if anew:
+                await self._delete_consumer(stream, lane, timeout)
             wanted = {"stream_name": stream, "config": layout.consumer(agent, lane, self.policy)}
             await self._link.question(f"CONSUMER.DURABLE.CREATE.{stream}.{lane}", wanted, timeout)
-        await self._ledger.make(timeout)
-        if agent in self._own:
+        if anew:
+            await self._ledger.made(agent, server, timeout)
+        if agent in self._own and server == await self._link.server():
             self._own[agent] = True
+
+    async def _delete_consumer(self, stream: str, lane: str, timeout: float) -> None:
+        try:
+            await self._link.question(f"CONSUMER.DELETE.{stream}.{lane}", None, timeout)
+        except Refused as error:
+            if error.code != UNKNOWN_CONSUMER:
+                raise
+
+    def _reconnected(self) -> None:
+        """The server may have been restarted. For as long as a letter is held, others may be working on theirs."""
+        for agent in self._own:
+            self._unmade(agent)
+            self._careful_until[agent] = asyncio.get_running_loop().time() + self.policy.ack_wait
+
+    def _unmade(self, agent: str) -> None:
+        if agent in self._own:
+            self._own[agent] = False
 
     async def _next(self, agent: str, receiver: Receiver) -> LetterDelivery | None:
         """The next delivery; None when the agent was removed."""
@@ -227,11 +253,14 @@ class NatsMailboxes:
         try:
             letter = decode_letter(arrival.data, int(arrival.headers.get(REPLAYS, "0")))
         except (InvalidMessage, ValueError) as error:
-            unreadable = Letter(Message(arrival.data, id=key))
-            dead = DeadLetter(agent, unreadable, 0, reason_of(error), self._clock())
+            dead = DeadLetter(agent, unreadable(arrival.data, key), 0, reason_of(error), self._clock())
             await self.give_up(dead, arrival.data, arrival, receiver)
             return None
-        attempt = await self._ledger.begin(agent, key, SEND_TIMEOUT)
+        careful = asyncio.get_running_loop().time() < self._careful_until.get(agent, 0.0)
+        attempt = await self._ledger.begin(agent, key, SEND_TIMEOUT, careful=careful)
+        if attempt == BUSY:
+            await receiver.settle(arrival, later(self.policy.ack_wait), SEND_TIMEOUT)
+            return None
         if attempt == DONE:
             log.debug("message %s to %s was done before", letter.message.id, agent)
             await receiver.settle(arrival, ACK, SEND_TIMEOUT)

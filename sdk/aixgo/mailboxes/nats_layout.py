@@ -4,12 +4,15 @@
       consumer <lane>           one for each lane; a lane of sessions has one letter out at a time, for all receivers
     stream AIXGO-RECEIPTS       aixgo.receipt.<agent>.<id>     who has begun with a letter, how often, and who is done
     stream AIXGO-DEAD           aixgo.dead.<agent>.<id>        dead letters, until they are replayed or dropped
+    stream AIXGO-CONSUMERS      aixgo.consumers.<agent>        since which start of the server the consumers are sound
 
 A session always goes to the same of LANES lanes, which gives its messages their order; a letter without a session goes
 to the lane `any`, where many can be out. The number of lanes is no setting: senders and receivers have to agree on it.
 
 Receipts are what makes redeliveries known for certain: the server's own count of deliveries does not outlive a SIGKILL,
-and its memory of ids ends, for letters that were acknowledged, when it restarts. Receipts outlive both.
+and its memory of ids ends, for letters that were acknowledged, when it restarts. Receipts outlive both. After a SIGKILL
+the consumers of a server may also pass over letters that lie in the stream (seen with 2.9.10), so they are made anew
+once for each start of a server; what they then deliver again is known by its receipt.
 
 Pure: no I/O. Above: `nats.py` and its parts.
 """
@@ -31,7 +34,7 @@ ANY = "any"
 MAX_OUT = 1000
 """Letters without a session that can be out at the same time."""
 MAX_RECEIPTS = 1_000_000
-RECEIPTS, DEAD = "AIXGO-RECEIPTS", "AIXGO-DEAD"
+RECEIPTS, DEAD, CONSUMERS = "AIXGO-RECEIPTS", "AIXGO-DEAD", "AIXGO-CONSUMERS"
 LANE_NAMES = (ANY, *(f"s{number}" for number in range(LANES)))
 NANOSECONDS = 1_000_000_000
 
@@ -57,6 +60,11 @@ def mail_subject(agent: str, session_id: str) -> str:
 def receipt_subject(agent: str, key: str) -> str:
     """Where the receipt of a letter is kept."""
     return f"aixgo.receipt.{token(agent)}.{token(key)}"
+
+
+def consumers_subject(agent: str) -> str:
+    """Where it is noted since which start of the server the consumers of a mailbox are sound."""
+    return f"aixgo.consumers.{token(agent)}"
 
 
 def dead_subject(agent: str, message_id: str = "") -> str:
@@ -105,6 +113,20 @@ def dead_stream(policy: MailboxPolicy, replicas: int) -> dict[str, Any]:
         "discard": "new",
         "storage": "file",
         "max_msgs": policy.max_dead,
+        "max_msgs_per_subject": 1,
+        "num_replicas": replicas,
+        "duplicate_window": int(DUPLICATE_WINDOW * NANOSECONDS),
+    }
+
+
+def consumers_stream(replicas: int) -> dict[str, Any]:
+    """The stream of notes on consumers, one for each agent."""
+    return {
+        "name": CONSUMERS,
+        "subjects": ["aixgo.consumers.>"],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "file",
         "max_msgs_per_subject": 1,
         "num_replicas": replicas,
         "duplicate_window": int(DUPLICATE_WINDOW * NANOSECONDS),

@@ -1,14 +1,14 @@
-"""What is known of letters beyond their mailboxes in NATS: receipts of deliveries, and dead letters.
+"""What is known of letters beyond their mailboxes in NATS: receipts of deliveries, dead letters, and sound consumers.
 
-Both are records under one subject each, the newest of which counts. Below: `nats_link.py`; above: `nats.py`.
+All are records under one subject each, the newest of which counts. Below: `nats_link.py`; above: `nats.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from typing import Any
@@ -16,16 +16,26 @@ from urllib.parse import quote, unquote
 
 from aixgo.errors import InvalidMessage
 from aixgo.mailboxes import nats_layout as layout
-from aixgo.mailboxes.contract import DeadLetter, Letter, LetterNotFound, MailboxPolicy
-from aixgo.mailboxes.letters import decode_letter
-from aixgo.mailboxes.nats_link import UNKNOWN_MESSAGE, UNKNOWN_STREAM, WRONG_LAST_SEQUENCE, NatsLink, NoStream, Refused
-from aixgo.message import Message, new_id
+from aixgo.mailboxes.contract import DeadLetter, LetterNotFound, MailboxPolicy
+from aixgo.mailboxes.letters import decode_letter, unreadable
+from aixgo.mailboxes.nats_link import (
+    AGAIN,
+    UNKNOWN_MESSAGE,
+    UNKNOWN_STREAM,
+    WRONG_LAST_SEQUENCE,
+    NatsLink,
+    NoStream,
+    Refused,
+)
+from aixgo.message import new_id
 
 REPLAYS = "Aixgo-Replays"
 _AGENT, _ID, _ATTEMPTS, _REASON, _AT = "Aixgo-Agent", "Aixgo-Id", "Aixgo-Attempts", "Aixgo-Reason", "Aixgo-At"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-DONE = -1
-"""What `begin` says of a letter that somebody has finished."""
+DONE, BUSY = -1, -2
+"""What `begin` says of a letter that somebody has finished, and of one that another process may be working on."""
+CLAIM = 10.0
+"""Seconds after which one who began to make consumers anew, and has not said that they are made, counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +48,55 @@ class Record:
 
 
 class Ledger:
-    """Receipts and dead letters. `clock` is in seconds since the epoch."""
+    """Receipts, dead letters and notes on consumers."""
 
     def __init__(
-        self, link: NatsLink, policy: MailboxPolicy, replicas: int, clock: Callable[[], float] = time.time
+        self,
+        link: NatsLink,
+        policy: MailboxPolicy,
+        replicas: int,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._link, self._policy, self._replicas, self._clock = link, policy, replicas, clock
+        self._link, self._policy, self._replicas, self._sleep = link, policy, replicas, sleep
         self._nonce = new_id()
 
     async def make(self, timeout: float) -> None:
-        """Make both streams where they are not there yet. Raises MailboxUnavailable, Refused."""
+        """Make the streams where they are not there yet. Raises MailboxUnavailable, Refused."""
         await make_stream(self._link, layout.receipts_stream(self._policy, self._replicas), timeout)
         await make_stream(self._link, layout.dead_stream(self._policy, self._replicas), timeout)
+        await make_stream(self._link, layout.consumers_stream(self._replicas), timeout)
 
-    async def begin(self, agent: str, key: str, timeout: float) -> int:
-        """Note that a delivery begins, and return its number; DONE when the letter was finished before.
+    async def claim(self, agent: str, server: str, timeout: float) -> bool:
+        """Whether it is for this process to make the consumers of a mailbox anew, since `server` has started.
+
+        Of several that ask, one hears True, and has to say `made`; the others hear False once that is said.
+        """
+        subject, waited = layout.consumers_subject(agent), 0.0
+        while True:
+            record = await self._last(layout.CONSUMERS, subject, timeout)
+            known: dict[str, Any] = {} if record is None else json.loads(record.data)
+            if known.get("server") == server and known.get("made"):
+                return False
+            if known.get("server") != server or waited >= CLAIM:
+                body = json.dumps({"server": server, "by": new_id()}).encode()
+                try:
+                    await self._stored(subject, body, timeout, {_EXPECTED: str(0 if record is None else record.seq)})
+                except Refused as error:
+                    if error.code != WRONG_LAST_SEQUENCE:
+                        raise
+                else:
+                    return True
+            await self._sleep(AGAIN)
+            waited += AGAIN
+
+    async def made(self, agent: str, server: str, timeout: float) -> None:
+        """The consumers of a mailbox are sound since `server` has started."""
+        body = json.dumps({"server": server, "made": True}).encode()
+        await self._stored(layout.consumers_subject(agent), body, timeout, {})
+
+    async def begin(self, agent: str, key: str, timeout: float, *, careful: bool = False) -> int:
+        """Note that a delivery begins, and return its number; DONE when the letter was finished before, and BUSY when
+        this is `careful` and another process has begun with it.
 
         More than `max_deliveries` means that nothing was noted. The number is certain: of two receivers that begin at
         the same time each gets its own.
@@ -74,6 +118,8 @@ class Ledger:
                 return DONE
             if known.get("by") == mine:  # the answer to an earlier try was lost on its way
                 return attempt
+            if careful and not str(known.get("by", self._nonce)).startswith(self._nonce):
+                return BUSY
             last, attempt = 0 if record is None else record.seq, int(known["attempts"]) + 1
             if attempt > self._policy.max_deliveries:
                 return attempt
@@ -128,7 +174,7 @@ class Ledger:
                 raise
 
     async def _stored(self, subject: str, data: bytes, timeout: float, headers: Mapping[str, str]) -> None:
-        """Put a record in place; when its stream is gone, both are made again."""
+        """Put a record in place; when its stream is gone, all are made again."""
         try:
             await self._link.store(subject, data, timeout, headers)
         except NoStream:
@@ -168,7 +214,7 @@ def _dead(record: Record) -> DeadLetter:
     try:
         letter = decode_letter(record.data, int(headers.get(REPLAYS, "0")))
     except InvalidMessage:
-        letter = Letter(Message(record.data, id=unquote(headers.get(_ID, ""))))
+        letter = unreadable(record.data, unquote(headers.get(_ID, "")))
     attempts, at = int(headers.get(_ATTEMPTS, "0")), float(headers.get(_AT, "0"))
     return DeadLetter(headers.get(_AGENT, ""), letter, attempts, unquote(headers.get(_REASON, "")), at)
 

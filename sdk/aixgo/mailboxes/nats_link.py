@@ -117,6 +117,11 @@ class NatsLink:
         except TimeoutError as error:
             raise self._silent(timeout) from error
 
+    async def server(self) -> str:
+        """An id that is new whenever the server has started. A cluster keeps its state, and has one for good."""
+        info = (await self.connected())._server_info  # noqa: SLF001  # nats-py shows it nowhere else
+        return f"cluster {info['cluster']}" if info.get("cluster") else str(info["server_id"])
+
     async def _answered(
         self, subject: str, data: bytes, timeout: float, headers: Mapping[str, str] | None, *, patient: bool
     ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import MailboxPolicy
-from aixgo.mailboxes.nats_link import NatsLink, NoStream
+from aixgo.mailboxes.nats_link import NatsLink
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +45,23 @@ class Arrival:
 
 
 class Receiver:
-    """One receiver of an agent's mailbox, for the length of an `async with`. `clock` is in seconds, of any origin."""
+    """One receiver of an agent's mailbox, for the length of an `async with`.
+
+    `prepare` makes the mailbox, also again after the server was away. `clock` is in seconds, of any origin.
+    """
 
     def __init__(
         self,
         link: NatsLink,
         agent: str,
         policy: MailboxPolicy,
+        prepare: Callable[[], Awaitable[None]],
         *,
         clock: Callable[[], float] = monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._link, self._agent, self._policy = link, agent, policy
+        self._prepare = prepare
         self._clock, self._sleep = clock, sleep
         self._stream = layout.mail_stream_name(agent)
         self._asked: dict[str, float] = {}
@@ -64,7 +69,7 @@ class Receiver:
         self._buffer: deque[Arrival] = deque()
         self._held: dict[int, Arrival] = {}
         self._closed = False
-        self._lost = False
+        self._stale = True
 
     async def __aenter__(self) -> Self:
         client = await self._link.connected()
@@ -97,7 +102,7 @@ class Receiver:
     async def next(self) -> Arrival | None:
         """The next letter, once there is one; None when this is closed.
 
-        It waits for a server that is away. Raises NoStream when the mailbox is gone from the server.
+        It waits for a server that is away. Raises MailboxUnavailable when one that is there cannot be prepared.
         """
         while True:
             while not self._arrivals.empty():
@@ -106,8 +111,6 @@ class Receiver:
                 return self._buffer.popleft()
             if self._closed:
                 return None
-            if self._lost:
-                raise NoStream(self._stream)
             await self._ask()
             try:
                 async with asyncio.timeout(EXPIRES + 5):
@@ -125,9 +128,16 @@ class Receiver:
         await self._link.ask(arrival.reply, word, timeout)
 
     async def _ask(self) -> None:
+        await self._link.connected()
+        while self._stale:
+            self._stale = False  # before, so that a restart meanwhile is not missed
+            try:
+                await self._prepare()
+            except BaseException:
+                self._stale = True
+                raise
         now = self._clock()
         wanted = json.dumps({"batch": 1, "expires": int(EXPIRES * layout.NANOSECONDS)}).encode()
-        await self._link.connected()
         for lane in layout.LANE_NAMES:
             if now - self._asked.get(lane, -EXPIRES) >= EXPIRES:
                 self._asked[lane] = now
@@ -142,7 +152,7 @@ class Receiver:
         self._asked.pop(lane, None)
         if not message.reply.startswith("$JS.ACK."):
             told: dict[str, str] = message.headers or {}
-            self._lost = self._lost or told.get("Status") == "503" or "Deleted" in told.get("Description", "")
+            self._stale = self._stale or told.get("Status") == "503" or "Deleted" in told.get("Description", "")
             return
         about = message.metadata
         now = self._clock()
@@ -164,7 +174,12 @@ class Receiver:
         self._buffer.append(arrival)
 
     def _reconnected(self) -> None:
+        """The server was away: what was asked is forgotten there, and what nobody has begun with comes again."""
+        self._stale = True
         self._asked.clear()
+        for arrival in self._buffer:
+            self.let_go(arrival)
+        self._buffer.clear()
         self._arrivals.put_nowait(None)
 
     async def _keep(self) -> None:

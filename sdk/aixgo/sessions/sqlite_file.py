@@ -151,7 +151,7 @@ class SessionFile:
             self.path.touch(mode=0o600)  # conversations are nobody else's business; its WAL files get the same mode
             database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
-                _write_ahead(database)
+                write_ahead(database)
                 database.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut loses the last turns, no more
                 database.execute("PRAGMA foreign_keys = ON")
                 migrate(database, self.path)
@@ -184,7 +184,7 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
     database.execute("COMMIT")
 
 
-def _write_ahead(database: sqlite3.Connection) -> None:
+def write_ahead(database: sqlite3.Connection) -> None:
     """Turn on WAL. SQLite does not wait for a lock here as it does elsewhere, so several processes that open a new file
     at once would fail.
     """
