@@ -29,11 +29,13 @@ from aixgo.runtime.plain import CANCEL_TIMEOUT, Headers, PlainTransport, Reply, 
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
-from aixgo.wire.session import MAX_BATCH, MAX_BYTES_HEADER, CallerSession, SessionStage
+from aixgo.wire.session import MAX_BYTES_HEADER, CallerSession, SessionStage, turn_of
 from aixgo.wire.status import from_rpc, from_transport
 
 log = logging.getLogger(__name__)
 
+METHOD = f"/{pb.DESCRIPTOR.services_by_name['AgentService'].full_name}/Session"
+"""The stream's method. Its requests are written as they are: the protocol's outbox encodes them."""
 LARGE_BYTES = 64 * 1024
 """Bytes of a request above which it goes plain, so that it holds up no other call."""
 
@@ -138,7 +140,8 @@ class Session:
         self._waiting: dict[int, _Waiting] = {}
         self._frames = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._stream: Any = pooled.stub.Session(metadata=((MAX_BYTES_HEADER, str(max_bytes)),))
+        session: Any = pooled.channel.stream_stream(METHOD, None, pb.SessionResponse.FromString)
+        self._stream: Any = session(metadata=((MAX_BYTES_HEADER, str(max_bytes)),))
 
     @property
     def closed(self) -> bool:
@@ -279,15 +282,19 @@ class Session:
 
     async def _read(self) -> None:
         while (response := await self._stream.read()) is not grpc.aio.EOF:
-            for frame in response.frames:
+            frames = response.frames
+            turn = turn_of(len(frames))
+            for count, frame in enumerate(frames, 1):
                 self._received(frame)
+                if count % turn == 0:
+                    await asyncio.sleep(0)
 
     async def _write(self) -> None:
         await self._stream.wait_for_connection()  # until then nothing has left, so nothing can have been accepted
+        outbox = self._protocol.outbox
         while True:
-            frames = self._protocol.outbox.take(MAX_BATCH)
-            if frames:
-                await self._stream.write(pb.SessionRequest(frames=frames))
+            if outbox:
+                await self._stream.write(outbox.take())
             else:
                 self._frames.clear()
                 await self._frames.wait()

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from decimal import Decimal
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -59,8 +60,9 @@ class RunningCall:
         self.ended: asyncio.Event | None = None
 
     def __enter__(self) -> Self:
-        self.task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_at(self.state.deadline, self._expire)
+        loop = self._server.loop
+        self.task = asyncio.current_task(loop)
+        self._timer = loop.call_at(self.state.deadline, self._expire)
         self._call_id = self._server.entered(self._call_id, self)
         return self
 
@@ -144,6 +146,11 @@ class CallServer:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of all calls; kept, because asking for it takes a system call."""
+        return asyncio.get_running_loop()
 
     @property
     def count(self) -> int:
@@ -255,7 +262,7 @@ class CallServer:
     def _state(self, call: IncomingCall) -> CallState:
         own = call.timeout - min(MARGIN, call.timeout * MARGIN_SHARE)
         state = CallState(
-            asyncio.get_running_loop().time() + own,
+            self.loop.time() + own,
             call.depth + 1,
             (*call.path, call.agent),
             call.message.session_id or call.session_id,

@@ -26,11 +26,10 @@ from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
 from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
 from aixgo.server.registrar import Registrar
-from aixgo.server.servicer import AgentServicer
+from aixgo.server.servicer import AgentServicer, add_agent_service
 from aixgo.server.session import Sessions
 from aixgo.telemetry import metrics
 from aixgo.v1 import agent_pb2
-from aixgo.v1.agent_pb2_grpc import add_AgentServiceServicer_to_server
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +146,7 @@ class AgentServer:
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
         server = grpc.aio.server(options=server_options(self._limits.max_message_bytes + HEADROOM))
         servicer = AgentServicer(self._calls, self._sessions, self.describe, self._runtime.max_message_bytes)
-        add_AgentServiceServicer_to_server(servicer, server)
+        add_agent_service(servicer, server)
         service = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
         self._health = add_health_and_reflection(server, [service], self._security)
         self.address = bind(server, self._listen, self._security)

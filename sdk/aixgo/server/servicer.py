@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
+import grpc
 import grpc.aio
 
 from aixgo.errors import AixgoError, InternalError, InvalidInput
@@ -23,7 +24,7 @@ from aixgo.server.session import Sessions
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
-from aixgo.v1.agent_pb2_grpc import AgentServiceServicer
+from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from aixgo.wire.codec import decode_message, encode_error, encode_event, encode_usage
 from aixgo.wire.instances import agent_to_proto
 from aixgo.wire.status import abort
@@ -31,6 +32,14 @@ from aixgo.wire.status import abort
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def add_agent_service(servicer: AgentServicer, server: grpc.aio.Server) -> None:
+    """Let `server` serve AgentService. What sessions write is encoded when it comes here, and goes out as it is."""
+    session: Any = grpc.stream_stream_rpc_method_handler(servicer.Session, pb.SessionRequest.FromString, None)
+    service = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Session": session}),))
+    add_AgentServiceServicer_to_server(servicer, server)  # the handler that was added first is the one that counts
 
 
 class AgentServicer(AgentServiceServicer):

@@ -25,7 +25,7 @@ from aixgo.server.incoming import fill_reply, read_call
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import encode_error, encode_event
-from aixgo.wire.session import MAX_BATCH, MAX_BYTES_HEADER, CalleeSession, SessionStage
+from aixgo.wire.session import MAX_BYTES_HEADER, CalleeSession, SessionStage, turn_of
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,12 @@ class ServedSession:
                 request = await self._stream.read()
                 if request is grpc.aio.EOF:
                     return
-                for frame in cast("pb.SessionRequest", request).frames:
+                frames = cast("pb.SessionRequest", request).frames
+                turn = turn_of(len(frames))
+                for count, frame in enumerate(frames, 1):
                     self._received(frame)
+                    if count % turn == 0:
+                        await asyncio.sleep(0)
                     if self._protocol.outbox.bytes > MAX_BACKLOG:
                         await self._written()
         except InvalidInput as error:
@@ -139,8 +143,7 @@ class ServedSession:
         while True:
             if outbox:
                 self._tell_load()
-                frames = outbox.take(MAX_BATCH)
-                await self._stream.write(pb.SessionResponse(frames=frames))
+                await self._stream.write(outbox.take())
                 self._wake_waiting()
             elif self._finishing and not self._protocol:
                 return

@@ -68,9 +68,12 @@ def decode_message(data: pb.Message, *, usage_counts: bool = True) -> Message:
     payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
     if kind == "json":
         payload = from_json(data.json)
-    metadata = from_json(data.metadata) if data.metadata else NO_METADATA
-    if not isinstance(metadata, Mapping):
-        raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
+    metadata: Mapping[str, Any] = NO_METADATA
+    if data.metadata:
+        told = from_json(data.metadata)
+        if not isinstance(told, dict):
+            raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
+        metadata = told
     usage = decode_usage(data.usage) if usage_counts and data.HasField("usage") else NO_USAGE
     return Message(payload, metadata, data.session_id, usage, data.id or new_id())
 

@@ -44,9 +44,13 @@ MAX_BATCH = 256 * 1024
 """Bytes of the frames that go into one message. A larger frame goes alone."""
 MAX_BYTES_HEADER = "aixgo-max-message-bytes"
 """Metadata of a session's stream: the largest message that the caller takes, in bytes; without it, 4 MiB."""
+TURN = 32
+"""Frames that are worked on at once. A message costs as much as a dozen frames, whatever it holds."""
 FRAMING = 64
 """Bytes that a message may be larger than the frame in it."""
 
+_FRAMES = 1 << 3 | 2
+"""The key of `frames` in SessionRequest and SessionResponse: field 1, length-delimited."""
 _FROM_CALLER = frozenset(("open", "cancel", "credit"))
 _FROM_CALLEE = frozenset(("event", "result", "error"))
 _OF_SESSION = frozenset(("error", "drain", "load"))
@@ -82,10 +86,13 @@ class OpenCall:
 
 
 class Outbox:
-    """Frames that wait to be written, in order, none of them too large for a message of `max_bytes`."""
+    """Frames that wait to be written, in order, none of them too large for a message of `max_bytes`.
+
+    They are kept encoded: that is when their size is known, and what a message is then made of by joining them.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._frames: deque[tuple[pb.Frame, int, OpenCall | None]] = deque()
+        self._frames: deque[tuple[bytes, OpenCall | None]] = deque()
         self._max_bytes = max_bytes
         self.bytes = 0
 
@@ -94,23 +101,28 @@ class Outbox:
 
     def put(self, frame: pb.Frame, opens: OpenCall | None = None) -> None:
         """Add a frame; `opens` is the call that it opens. Raises MessageTooLarge."""
-        size = frame.ByteSize()
+        encoded = frame.SerializeToString()
+        size = len(encoded)
         if size + FRAMING > self._max_bytes:
             raise MessageTooLarge(
                 f"the message has {size} bytes and {self._max_bytes - FRAMING} are allowed on a session;"
                 " send less, or raise max_message_bytes on both sides",
                 fields={"limit": self._max_bytes - FRAMING},
             )
-        self._frames.append((frame, size, opens))
+        self._frames.append((encoded, opens))
         self.bytes += size
 
-    def take(self, limit: int) -> list[pb.Frame]:
-        """The next frames, out of the box: as many as `limit` bytes hold, and at least one if there is any."""
-        taken: list[pb.Frame] = []
+    def take(self, limit: int = MAX_BATCH) -> bytes:
+        """The next frames, out of the box, as an encoded SessionRequest or SessionResponse.
+
+        As many as `limit` bytes hold, and at least one if there is any; b"" when there is none.
+        """
+        message: list[bytes] = []
         frames, room = self._frames, limit
         while frames:
-            frame, size, opens = frames[0]
-            if size > room and taken:
+            encoded, opens = frames[0]
+            size = len(encoded)
+            if size > room and message:
                 break
             frames.popleft()
             self.bytes -= size
@@ -119,13 +131,25 @@ class Outbox:
                     continue
                 opens.taken = True
             room -= size
-            taken.append(frame)
-        return taken
+            message += _header(size), encoded
+        return b"".join(message)
 
     def clear(self) -> None:
         """Drop everything."""
         self._frames.clear()
         self.bytes = 0
+
+
+def _header(size: int) -> bytes:
+    """What stands before a frame of so many bytes: the key of field 1 (length-delimited) and the length as a varint.
+
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    if size < 1 << 7:
+        return bytes((_FRAMES, size))
+    if size < 1 << 14:
+        return bytes((_FRAMES, size & 127 | 128, size >> 7))
+    return bytes((_FRAMES, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21))
 
 
 class CallerSession:
@@ -351,6 +375,14 @@ class CalleeSession:
             raise _misused(f"more than {MAX_CREDIT} events were granted; grant what the reader has taken")
         call.credit += events
         return "credit" if call.stage is CallStage.OPEN else ""
+
+
+def turn_of(frames: int) -> int:
+    """After how many of the frames of a message the calls that they woke get their turn: half of them, at least TURN.
+
+    What those calls say then leaves while the other half is worked on, so that neither process waits for the other.
+    """
+    return max(TURN, frames // 2)
 
 
 def _refusal(stage: SessionStage) -> AixgoError:

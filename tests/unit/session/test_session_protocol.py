@@ -27,6 +27,11 @@ def result(number: int, text: str = "") -> pb.Frame:
     return pb.Frame(call=number, result=types_pb2.Result(message={"text": text}))
 
 
+def taken(session: CallerSession | CalleeSession, limit: int = MAX) -> list[pb.Frame]:
+    """The frames of the next message, as the other side reads it."""
+    return list(pb.SessionRequest.FromString(session.outbox.take(limit)).frames)
+
+
 def kinds(frames: list[pb.Frame]) -> list[str | None]:
     return [frame.WhichOneof("kind") for frame in frames]
 
@@ -35,7 +40,7 @@ class TestCaller:
     def test_calls_are_numbered_from_one_and_carry_the_request(self) -> None:
         caller = CallerSession(MAX, window=8)
         assert [caller.open(request("one"), stream=False), caller.open(request("two"), stream=True)] == [1, 2]
-        one, two = caller.outbox.take(MAX)
+        one, two = taken(caller)
         assert (one.call, one.open.agent, one.open.message.text, one.open.context.call_id) == (1, "a", "one", "id")
         assert (one.open.stream, one.open.credit) == (False, 0)
         assert (two.open.stream, two.open.credit) == (True, 8)
@@ -45,15 +50,23 @@ class TestCaller:
         for text in ("a" * 100, "b" * 100, "c" * 5_000, "d"):
             caller.open(request(text), stream=False)
         sizes = []
-        while frames := caller.outbox.take(300):
+        while frames := taken(caller, 300):
             sizes.append([frame.call for frame in frames])
         assert sizes == [[1, 2], [3], [4]]
         assert caller.outbox.bytes == 0
 
+    @pytest.mark.parametrize("size", [0, 50, 127, 128, 5_000, 16_383, 16_384, 70_000, 2_200_000])
+    def test_a_frame_of_any_size_is_read_as_it_was_written(self, size: int) -> None:
+        caller = CallerSession(10_000_000)
+        texts = ["x" * size, "y" * max(0, size - 20)]  # around the size itself, with what else is in a frame
+        for text in texts:
+            caller.open(request(text), stream=False)
+        assert [frame.open.message.text for frame in taken(caller, 10_000_000)] == texts
+
     def test_a_result_ends_a_call_and_what_comes_after_it_is_dropped(self) -> None:
         caller = CallerSession(MAX)
         number = caller.open(request(), stream=True)
-        caller.outbox.take(MAX)
+        taken(caller)
         assert caller.receive(event(number)) == "event"
         assert caller.receive(result(number)) == "result"
         assert caller.receive(event(number)) == ""
@@ -63,55 +76,55 @@ class TestCaller:
     def test_a_cancel_is_answered_with_the_terminal_frame_and_events_on_the_way_are_dropped(self) -> None:
         caller = CallerSession(MAX)
         number = caller.open(request(), stream=True)
-        caller.outbox.take(MAX)
+        taken(caller)
         assert caller.cancel(number)
         assert caller.cancel(number)
-        assert kinds(caller.outbox.take(MAX)) == ["cancel"]
+        assert kinds(taken(caller)) == ["cancel"]
         assert caller.receive(event(number)) == ""
         assert caller.receive(pb.Frame(call=number, error=types_pb2.Error(code=1))) == "error"
 
     def test_a_cancel_that_crosses_the_result_has_nothing_to_wait_for(self) -> None:
         caller = CallerSession(MAX)
         number = caller.open(request(), stream=False)
-        caller.outbox.take(MAX)
+        taken(caller)
         caller.receive(result(number))
         assert not caller.cancel(number)
-        assert kinds(caller.outbox.take(MAX)) == []
+        assert kinds(taken(caller)) == []
 
     def test_a_call_that_is_cancelled_before_it_left_never_leaves(self) -> None:
         caller = CallerSession(MAX)
         number = caller.open(request(), stream=False)
         assert not caller.cancel(number)
-        assert caller.outbox.take(MAX) == []
+        assert taken(caller) == []
         assert caller.closed(clean=False) == {}
 
     def test_credit_is_granted_as_the_reader_takes_events(self) -> None:
         caller = CallerSession(MAX, window=4)
         number = caller.open(request(), stream=True)
-        caller.outbox.take(MAX)
+        taken(caller)
         for _ in range(3):
             caller.receive(event(number))
         assert [caller.consumed(number) for _ in range(3)] == [False, True, False]
-        (grant,) = caller.outbox.take(MAX)
+        (grant,) = taken(caller)
         assert (grant.call, grant.credit.events) == (number, 2)
 
     def test_an_ended_call_grants_nothing(self) -> None:
         caller = CallerSession(MAX, window=2)
         number = caller.open(request(), stream=True)
-        caller.outbox.take(MAX)
+        taken(caller)
         caller.receive(event(number))
         caller.receive(result(number))
         assert not caller.consumed(number)
-        assert caller.outbox.take(MAX) == []
+        assert taken(caller) == []
 
     def test_a_lost_stream_tells_calls_that_left_from_those_that_did_not(self) -> None:
         caller = CallerSession(MAX)
         sent = caller.open(request(), stream=False)
-        caller.outbox.take(MAX)
+        taken(caller)
         waiting = caller.open(request(), stream=False)
         assert caller.closed(clean=False) == {sent: True, waiting: False}
         assert caller.stage is SessionStage.CLOSED
-        assert caller.outbox.take(MAX) == []
+        assert taken(caller) == []
         with pytest.raises(WrongState) as caught:
             caller.open(request(), stream=False)
         assert not caught.value.accepted
@@ -119,7 +132,7 @@ class TestCaller:
     def test_after_a_drain_no_call_is_opened_and_what_is_open_at_the_end_was_not_accepted(self) -> None:
         caller = CallerSession(MAX)
         crossing = caller.open(request(), stream=False)
-        caller.outbox.take(MAX)
+        taken(caller)
         assert caller.receive(pb.Frame(drain=pb.DrainFrame())) == "drain"
         with pytest.raises(InstanceDraining) as caught:
             caller.open(request(), stream=False)
@@ -129,7 +142,7 @@ class TestCaller:
     def test_a_drain_does_not_make_a_stream_that_breaks_a_clean_end(self) -> None:
         caller = CallerSession(MAX)
         number = caller.open(request(), stream=False)
-        caller.outbox.take(MAX)
+        taken(caller)
         caller.receive(pb.Frame(drain=pb.DrainFrame()))
         assert caller.closed(clean=False) == {number: True}
 
@@ -154,7 +167,7 @@ class TestCaller:
     def test_violations_of_a_callee_are_typed(self, frame: pb.Frame) -> None:
         caller = CallerSession(MAX)
         caller.open(request(), stream=True)
-        caller.outbox.take(MAX)
+        taken(caller)
         with pytest.raises(InternalError, match="the session protocol was violated"):
             caller.receive(frame)
 
@@ -186,7 +199,7 @@ class TestCallee:
             callee.event(1, types_pb2.Event())
         assert callee.receive(pb.Frame(call=1, credit=pb.CreditFrame(events=1))) == "credit"
         callee.event(1, types_pb2.Event(delta={"text": "c"}))
-        assert [frame.event.delta.text for frame in callee.outbox.take(MAX)] == ["a", "b", "c"]
+        assert [frame.event.delta.text for frame in taken(callee)] == ["a", "b", "c"]
 
     def test_a_terminal_frame_needs_no_credit_and_only_the_first_one_counts(self) -> None:
         callee = CalleeSession(MAX)
@@ -194,7 +207,7 @@ class TestCallee:
         callee.end(result(1, "first"))
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=2)))
         callee.event(1, types_pb2.Event())
-        assert [frame.result.message.text for frame in callee.outbox.take(MAX)] == ["first"]
+        assert [frame.result.message.text for frame in taken(callee)] == ["first"]
 
     def test_a_cancelling_call_sends_no_more_events_but_its_answer(self) -> None:
         callee = CalleeSession(MAX)
@@ -204,7 +217,7 @@ class TestCallee:
         assert callee.may_send(1)  # or its agent would wait for ever
         callee.event(1, types_pb2.Event())
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=1)))
-        assert kinds(callee.outbox.take(MAX)) == ["error"]
+        assert kinds(taken(callee)) == ["error"]
 
     def test_frames_for_ended_calls_are_dropped(self) -> None:
         callee = CalleeSession(MAX)
@@ -217,7 +230,7 @@ class TestCallee:
         callee = CalleeSession(MAX)
         callee.drain()
         callee.drain()
-        assert kinds(callee.outbox.take(MAX)) == ["drain"]
+        assert kinds(taken(callee)) == ["drain"]
         assert callee.receive(opened(1)) == "open"
 
     def test_an_answer_that_no_message_holds_leaves_the_call_open_for_an_error(self) -> None:
@@ -228,7 +241,7 @@ class TestCallee:
         with pytest.raises(MessageTooLarge):
             callee.event(1, types_pb2.Event(delta={"text": "x" * 500}))
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=8)))
-        assert kinds(callee.outbox.take(MAX)) == ["error"]
+        assert kinds(taken(callee)) == ["error"]
 
     @pytest.mark.parametrize(
         ("frame", "says"),
@@ -255,6 +268,6 @@ class TestCallee:
         callee.receive(opened(1))
         callee.event(1, types_pb2.Event())
         assert list(callee.closed(types_pb2.Error(code=3))) == [1]
-        (told,) = callee.outbox.take(MAX)
+        (told,) = taken(callee)
         assert (told.call, told.error.code) == (0, 3)
         assert callee.receive(opened(2)) == ""
