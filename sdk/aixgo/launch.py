@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aixgo.config.schema import Config
     from aixgo.config.settings import Settings
+    from aixgo.mailboxes.contract import Mailboxes
     from aixgo.message import Message, Payload
     from aixgo.resources import Resources
     from aixgo.runtime.base import BaseRuntime
@@ -138,6 +139,16 @@ def make_security(variables: Mapping[str, str] | None = None) -> Security:
     return Security(Settings.read(variables).security())
 
 
+def make_mailboxes(config: Config, settings: Settings) -> Mailboxes:
+    """The mailboxes that the settings or, where they are silent, the configuration name. Raises ConfigError."""
+    from aixgo.mailboxes import places  # only where a configuration is used
+
+    spec = config.mailbox
+    url = settings.mailbox or spec.url
+    policy = spec.policy(lasting=url.get_secret_value() != places.MEMORY)
+    return places.make_mailboxes(url, policy, replicas=spec.replicas, folder=config.folder)
+
+
 def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
     """The runtime that the deployment asks for; the settings win over the file. It is not entered yet."""
     from aixgo.runtime.distributed import DistributedRuntime  # loads gRPC
@@ -146,11 +157,15 @@ def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
 
     deployment = config.deployment
     if (settings.deployment_mode or deployment.mode) == "local":
-        return LocalRuntime()
+        return LocalRuntime(mailboxes=make_mailboxes(config, settings))
     control_plane = settings.control_plane or deployment.control_plane
     security = Security(settings.security())
     return DistributedRuntime(
-        control_plane=control_plane, connect=deployment.connect, security=security, transport=settings.transport
+        control_plane=control_plane,
+        connect=deployment.connect,
+        mailboxes=make_mailboxes(config, settings),
+        security=security,
+        transport=settings.transport,
     )
 
 

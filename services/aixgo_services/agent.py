@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aixgo.config.build import build_agents
 from aixgo.config.settings import Settings
-from aixgo.launch import make_resources, make_security, telemetry_settings
+from aixgo.launch import make_mailboxes, make_resources, make_security, telemetry_settings
 from aixgo.message import new_id
 from aixgo.runtime.distributed import DistributedRuntime
 from aixgo.server.server import AgentServer
@@ -52,11 +52,13 @@ async def serve_agents(
         resources = make_resources(config, variables)
         try:
             security = make_security(variables)
+            settings = Settings.read(variables)
             runtime = DistributedRuntime(
                 control_plane=place.control_plane,
                 connect=config.deployment.connect,
+                mailboxes=make_mailboxes(config, settings),
                 security=security,
-                transport=Settings.read(variables).transport,
+                transport=settings.transport,
             )
             for agent in build_agents(config, resources, names):
                 runtime.register(agent)

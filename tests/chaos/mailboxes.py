@@ -25,7 +25,7 @@ from pathlib import Path
 from time import monotonic, sleep, time_ns
 
 from aixgo import Agent, DistributedRuntime, Message
-from aixgo.errors import MailboxFull, Unavailable
+from aixgo.errors import AgentNotFound, MailboxFull, Unavailable
 from aixgo.mailboxes.contract import MailboxPolicy
 from aixgo.mailboxes.nats import NatsMailboxes
 from pydantic import SecretStr
@@ -115,7 +115,7 @@ async def send_one(runtime: DistributedRuntime, message: Message, log: Log) -> N
             await runtime.send(Sink.name, message)
         except MailboxFull:
             log.write("full")
-        except Unavailable:
+        except (Unavailable, AgentNotFound):  # not found: no receiver has ever run, so there is no mailbox yet
             log.write("unavailable")
         else:
             return

@@ -30,6 +30,17 @@ from aixgo.config.duration import Duration
 from aixgo.config.problems import at
 from aixgo.config.spec import AgentSpec, Identity
 from aixgo.errors import ConfigError
+from aixgo.mailboxes.contract import (
+    ACK_WAIT,
+    BACKOFF,
+    LASTING_MESSAGES,
+    MAX_DEAD,
+    MAX_DELIVERIES,
+    MEMORY_MESSAGES,
+    MailboxPolicy,
+)
+from aixgo.mailboxes.places import MEMORY as IN_MEMORY
+from aixgo.mailboxes.places import check_mailbox
 from aixgo.runtime.dns import SCHEME
 from aixgo.sessions.contract import MAX_SESSIONS, MAX_TURN_BYTES, MAX_TURNS, SessionLimits
 from aixgo.sessions.stores import MEMORY, check_store
@@ -65,6 +76,11 @@ def _check_store(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_mailbox(value: SecretStr) -> SecretStr:
+    check_mailbox(value.get_secret_value())
+    return value
+
+
 def _check_collector(value: str) -> str:
     try:
         return check_url(value)
@@ -84,6 +100,7 @@ Address = Annotated[str, AfterValidator(check_address)]
 Target = Annotated[str, AfterValidator(check_target)]
 CollectorUrl = Annotated[str, AfterValidator(_check_collector)]
 StoreAddress = Annotated[SecretStr, AfterValidator(_check_store)]
+MailboxAddress = Annotated[SecretStr, AfterValidator(_check_mailbox)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -226,6 +243,37 @@ class SessionsSpec(_Section):
         return SessionLimits(self.ttl, self.max_turns, self.max_turn_bytes, self.max_sessions)
 
 
+def _as_pauses(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, int, float)) else value
+
+
+class MailboxSpec(_Section):
+    """Where messages wait for the agents that they are sent to, and how often they are delivered."""
+
+    url: MailboxAddress = Field(
+        default=SecretStr(IN_MEMORY),
+        description="memory, sqlite:///path/to/file.db, or nats://user:password@host:4222 (several by commas).",
+    )
+    max_messages: Count | None = Field(
+        default=None, description="Messages that one mailbox holds: 100 in memory and 10,000 elsewhere, if not said."
+    )
+    max_bytes: Count | None = Field(default=None, description="Bytes that one mailbox in NATS holds.")
+    max_deliveries: Count = Field(default=MAX_DELIVERIES, description="Deliveries before a message is a dead letter.")
+    backoff: Annotated[tuple[Duration, ...], BeforeValidator(_as_pauses), Field(min_length=1, max_length=100)] = Field(
+        default=BACKOFF, description="Pauses between the deliveries of a message that fails; the last one repeats."
+    )
+    ack_wait: Duration = Field(default=ACK_WAIT, description="After which a dead receiver's message comes again.")
+    max_dead: Count = Field(default=MAX_DEAD, description="Dead letters that are kept, of all agents.")
+    replicas: Annotated[int, Field(strict=True, ge=1, le=5)] = Field(
+        default=1, description="Servers of a NATS cluster that keep each message."
+    )
+
+    def policy(self, *, lasting: bool) -> MailboxPolicy:
+        """What the mailboxes have to keep to; `lasting`: they are not in memory."""
+        most = self.max_messages or (LASTING_MESSAGES if lasting else MEMORY_MESSAGES)
+        return MailboxPolicy(most, self.max_bytes, self.max_deliveries, self.backoff, self.ack_wait, self.max_dead)
+
+
 class ObservabilitySpec(_Section):
     """What a process tells of itself, and where to. The OTEL_* variables win over it."""
 
@@ -265,6 +313,7 @@ class Config(_Section):
     orchestration: OrchestrationSpec | None = None
     orchestrations: tuple[OrchestrationSpec, ...] = ()
     sessions: SessionsSpec = SessionsSpec()
+    mailbox: MailboxSpec = MailboxSpec()
     deployment: DeploymentSpec = DeploymentSpec()
     observability: ObservabilitySpec = ObservabilitySpec()
 

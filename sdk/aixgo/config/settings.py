@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aixgo.config.schema import StoreAddress, check_address
+from aixgo.config.schema import MailboxAddress, StoreAddress, check_address
 from aixgo.errors import ConfigError
 from aixgo.security.rules import DEFAULT_REGISTRATION, Rules
 from aixgo.security.settings import SecuritySettings, TlsMode
@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
     session_store: StoreAddress | None = Field(
         default=None, description="Where sessions are kept; overrides sessions.store. It may hold a password."
+    )
+    mailbox: MailboxAddress | None = Field(
+        default=None, description="Where messages wait; overrides mailbox.url. It may hold a password."
     )
     metrics_address: Address | None = Field(
         default=None, description="host:port of the metrics page; overrides observability.prometheus."

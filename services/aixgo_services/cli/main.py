@@ -29,6 +29,7 @@ _COMMANDS = {
     "health": ("health:health", "Ask a server for its health."),
     "doctor": ("doctor:doctor", "Tell what is wrong with this machine or a file, and the fix."),
     "index": ("index:index", "Index documents, so that a retriever finds them."),
+    "mailbox": ("mailbox:mailbox", "Look after mailboxes that last: their dead letters."),
     "model": ("model:model", "Fetch and serve the embedded model."),
     "config": ("config:config", "Check and migrate YAML files, print their schema."),
     "certs": ("certs:certs", "Make certificates for development."),
