@@ -1,7 +1,7 @@
 """Writes what is rendered under deploy/: `make render`. tests/deploy holds it fresh.
 
-Owns which files those are: the kustomize base, from examples/support-desk, and the schema of the chart's values, from
-that of the YAML and what the chart adds to it.
+Owns which files those are: the kustomize base, from examples/support-desk, the component that adds mTLS to it, and the
+schema of the chart's values, from that of the YAML and what the chart adds to it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from aixgo.config.load import load
 from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import kubernetes_files
+from aixgo_services.render.mtls import mtls_files
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "support-desk" / "support-desk.yaml"
 BASE = ROOT / "deploy" / "kubernetes" / "base"
+MTLS = ROOT / "deploy" / "kubernetes" / "components" / "mtls"
 VALUES_SCHEMA = ROOT / "deploy" / "helm" / "aixgo" / "values.schema.json"
 HEADER = "Rendered from examples/support-desk/support-desk.yaml; change that and run: make render"
 
@@ -34,6 +36,7 @@ def rendered() -> dict[Path, str]:
     modules = {"desk.py": (EXAMPLE.parent / "desk.py").read_text(encoding="utf-8")}
     plan = plan_containers(config, Source(EXAMPLE.stem, EXAMPLE.read_text(encoding="utf-8"), modules))
     base = {BASE / name: to_yaml(each, header=HEADER) for name, each in kubernetes_files(config, plan).items()}
+    base |= {MTLS / name: to_yaml(each, header=HEADER) for name, each in mtls_files(plan).items()}
     return base | {VALUES_SCHEMA: json.dumps(values_schema(), indent=2) + "\n"}
 
 
@@ -71,9 +74,10 @@ def chart_properties() -> dict[str, Any]:
 def write() -> None:
     """Write the files, and remove what is no longer rendered."""
     wanted = rendered()
-    BASE.mkdir(parents=True, exist_ok=True)
-    for path in set(BASE.iterdir()) - wanted.keys():
-        path.unlink()
+    for folder in (BASE, MTLS):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in set(folder.iterdir()) - wanted.keys():
+            path.unlink()
     for path, text in wanted.items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
