@@ -127,7 +127,7 @@ async def test_who_has_no_certificate_of_the_ca_gets_no_connection(kind: str, pl
         "in plain text": SecuritySettings(),
     }[kind]
     async with DistributedRuntime(connect={"shout": fleet.ready["address"]}, security=Security(told)) as runtime:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="check AIXGO_TLS_CA_FILE"):
             await runtime.call("shout", "hi", timeout=BOUND)
 
 

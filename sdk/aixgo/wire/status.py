@@ -35,6 +35,8 @@ DETAILS = "grpc-status-details-bin"
 MAX_STATUS_TEXT = 256
 """Bytes of the status's own text: it is percent-encoded into a header, and stands in full in the details."""
 
+_NO_HANDSHAKE = ("andshake failed", "Socket closed")
+_TLS_HINT = "; where one side uses TLS the other must too: check AIXGO_TLS_CA_FILE, AIXGO_TLS_CERT_FILE and their dates"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BARE: dict[grpc.StatusCode, type[AixgoError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -83,7 +85,8 @@ def from_transport(error: grpc.aio.AioRpcError, address: str) -> AixgoError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
         return MessageTooLarge(f"{address}: {text}; send less, or raise max_message_bytes on both sides")
     cls = _BARE.get(code, InternalError)
-    lost = cls(f"{address}: {code.name}: {text}")
+    hint = _TLS_HINT if never_accepted(error) and any(sign in text for sign in _NO_HANDSHAKE) else ""
+    lost = cls(f"{address}: {code.name}: {text}{hint}")
     if never_accepted(error):
         lost.accepted = False
     return lost
