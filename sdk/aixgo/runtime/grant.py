@@ -44,4 +44,5 @@ class Grant:
 
     def lose(self) -> None:
         """The attempt has ended, as far as anybody knows, without saying what it has spent."""
-        self.settle(Usage(incomplete=True) if self._granted is None else self._granted.as_unsettled())
+        if self._out:
+            self.settle(Usage(incomplete=True) if self._granted is None else self._granted.as_unsettled())

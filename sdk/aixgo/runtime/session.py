@@ -23,6 +23,7 @@ import grpc.aio
 from aixgo.errors import AixgoError, ConfigError, DeadlineExceeded, InstanceDraining, InstanceLost, InvalidMessage
 from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
+from aixgo.runtime.deadlines import Deadlines
 from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.plain import CANCEL_TIMEOUT, Headers, PlainTransport, Reply, Transport, TransportFailed
@@ -140,7 +141,9 @@ class Session:
         self._waiting: dict[int, _Waiting] = {}
         self._frames = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        session: Any = pooled.channel.stream_stream(METHOD, None, pb.SessionResponse.FromString)
+        self._deadlines = Deadlines[int](self._loop, self._expire)
+        channel: Any = pooled.channel  # its type stubs want a serializer
+        session = channel.stream_stream(METHOD, None, pb.SessionResponse.FromString)
         self._stream: Any = session(metadata=((MAX_BYTES_HEADER, str(max_bytes)),))
 
     @property
@@ -166,11 +169,11 @@ class Session:
         if request.ByteSize() > LARGE_BYTES:
             return await self._plain.execute(address, request, timeout, headers, grant)
         answer: asyncio.Future[pb.Frame] = self._loop.create_future()
-        number, timer = self._open(request, answer, timeout, stream=False)
+        number, due = self._open(request, answer, timeout, stream=False)
         try:
             frame = await answer
         except _NotOffered:
-            return await self._plain.execute(address, request, timer.when() - self._loop.time(), headers, grant)
+            return await self._plain.execute(address, request, due - self._loop.time(), headers, grant)
         except DeadlineExceeded:
             grant.lose()
             raise
@@ -178,8 +181,7 @@ class Session:
             await self._cancel(number, grant)
             raise
         finally:
-            timer.cancel()
-            self._channels.give_back(self._pooled)
+            self._closed(number, due)
         if frame.HasField("error"):
             raise decode_error(frame.error)
         return frame.result
@@ -200,7 +202,7 @@ class Session:
         self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncGenerator[Event]:
         inbox = _Inbox(self._loop)
-        number, timer = self._open(request, inbox, timeout, stream=True)
+        number, due = self._open(request, inbox, timeout, stream=True)
         try:
             while (frame := await inbox.next()).HasField("event"):
                 yield decode_event(frame.event)
@@ -208,7 +210,7 @@ class Session:
                     self._frames.set()
             yield _last(frame, request, grant)
         except _NotOffered:
-            left = timer.when() - self._loop.time()
+            left = due - self._loop.time()
             async with aclosing(self._plain.stream(address, request, left, headers, grant)) as events:
                 async for event in events:
                     yield event
@@ -217,18 +219,23 @@ class Session:
                 grant.lose()
             raise
         finally:
-            timer.cancel()
-            await self._cancel(number, grant)
-            self._channels.give_back(self._pooled)
+            try:
+                await self._cancel(number, grant)
+            finally:
+                self._closed(number, due)
 
-    def _open(
-        self, request: Request, waiting: _Waiting, timeout: float, *, stream: bool
-    ) -> tuple[int, asyncio.TimerHandle]:
+    def _open(self, request: Request, waiting: _Waiting, timeout: float, *, stream: bool) -> tuple[int, float]:
         number = self._protocol.open(request, stream=stream)
         self._waiting[number] = waiting
         self._pooled.calls += 1
         self._frames.set()
-        return number, self._loop.call_later(timeout, self._expire, number)
+        due = self._loop.time() + timeout
+        self._deadlines.add(due, number)
+        return number, due
+
+    def _closed(self, number: int, due: float) -> None:
+        self._deadlines.remove(due, number)
+        self._channels.give_back(self._pooled)
 
     async def _cancel(self, number: int, grant: Grant) -> None:
         """Cancel a call that has not ended, and settle what it has spent."""

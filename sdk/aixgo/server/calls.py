@@ -20,6 +20,7 @@ from aixgo.errors import AixgoError, CallCancelled, InstanceDraining, Overloaded
 from aixgo.events import Event, Result
 from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
+from aixgo.runtime.deadlines import Deadlines
 from aixgo.runtime.entry import finished_reply, past_deadline, typed
 from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.security.security import Security
@@ -45,14 +46,25 @@ class RunningCall:
     spend; the budget of `state`, when it begins, is what it has left of that.
     """
 
-    __slots__ = ("_budget", "_call_id", "_granted", "_server", "_timer", "cancelled", "ended", "late", "state", "task")
+    __slots__ = (
+        "_budget",
+        "_call_id",
+        "_deadline",
+        "_granted",
+        "_server",
+        "cancelled",
+        "ended",
+        "late",
+        "state",
+        "task",
+    )
 
     def __init__(self, server: CallServer, call_id: str, state: CallState, granted: Budget | None) -> None:
         self._server = server
         self._call_id = call_id
         self._granted = granted
         self._budget = state.budget  # kept, because an agent may narrow its own
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = state.deadline
         self.task: asyncio.Task[object] | None = None
         self.state = state
         self.cancelled = False
@@ -60,17 +72,15 @@ class RunningCall:
         self.ended: asyncio.Event | None = None
 
     def __enter__(self) -> Self:
-        loop = self._server.loop
-        self.task = asyncio.current_task(loop)
-        self._timer = loop.call_at(self.state.deadline, self._expire)
+        self.task = asyncio.current_task(self._server.loop)
+        self._server.deadlines.add(self._deadline, self)
         self._call_id = self._server.entered(self._call_id, self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._server.deadlines.remove(self._deadline, self)
         self._server.left(self._call_id)
         self.close_budget()
         if self.ended is not None:
@@ -121,7 +131,8 @@ class RunningCall:
             self.cancelled = True
             self.task.cancel()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Stop it: its deadline has passed."""
         if self.task is not None and not self.cancelled:
             self.late = True
             self.task.cancel()
@@ -151,6 +162,11 @@ class CallServer:
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop of all calls; kept, because asking for it takes a system call."""
         return asyncio.get_running_loop()
+
+    @cached_property
+    def deadlines(self) -> Deadlines[RunningCall]:
+        """When the calls that run have to end."""
+        return Deadlines(self.loop, RunningCall.expire)
 
     @property
     def count(self) -> int:

@@ -36,7 +36,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 def add_agent_service(servicer: AgentServicer, server: grpc.aio.Server) -> None:
     """Let `server` serve AgentService. What sessions write is encoded when it comes here, and goes out as it is."""
-    session: Any = grpc.stream_stream_rpc_method_handler(servicer.Session, pb.SessionRequest.FromString, None)
+    handler: Any = grpc.stream_stream_rpc_method_handler  # its type stubs want a serializer
+    session = handler(servicer.Session, pb.SessionRequest.FromString, None)
     service = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Session": session}),))
     add_AgentServiceServicer_to_server(servicer, server)  # the handler that was added first is the one that counts
