@@ -33,7 +33,7 @@ from aixgo.mailboxes.delivery import LetterDelivery
 from aixgo.mailboxes.letters import decode_letter, encode_letter, unreadable
 from aixgo.mailboxes.nats_ledger import BUSY, DONE, REPLAYS, Ledger, make_stream
 from aixgo.mailboxes.nats_link import AGAIN, NO_ROOM, UNKNOWN_CONSUMER, UNKNOWN_STREAM, NatsLink, NoStream, Refused
-from aixgo.mailboxes.nats_receiver import ACK, NAK, TERM, Arrival, Receiver
+from aixgo.mailboxes.nats_receiver import NAK, Arrival, Receiver
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class NatsMailboxes:
             return
         self._given_up[dead.agent] = self._given_up.get(dead.agent, 0) + 1
         log.error("message %s to %s is a dead letter: %s", dead.id, dead.agent, dead.reason)
-        await receiver.settle(arrival, TERM, SEND_TIMEOUT)
+        await receiver.delete(arrival, SEND_TIMEOUT)
 
     async def _put(self, agent: str, letter: Letter, key: str, timeout: float) -> bool:
         data = encode_letter(agent, letter)
@@ -263,7 +263,7 @@ class NatsMailboxes:
             return None
         if attempt == DONE:
             log.debug("message %s to %s was done before", letter.message.id, agent)
-            await receiver.settle(arrival, ACK, SEND_TIMEOUT)
+            await receiver.delete(arrival, SEND_TIMEOUT)
             return None
         out = _Out(self, self._ledger, receiver, arrival, DeadLetter(agent, letter, attempt, "", 0), key, self._clock)
         if attempt > self.policy.max_deliveries:
@@ -295,7 +295,7 @@ class _Out:
     async def done(self) -> None:
         with self._said("done"):
             await self._ledger.finish(self._about.agent, self._key, SEND_TIMEOUT)
-            await self._receiver.settle(self._arrival, ACK, SEND_TIMEOUT)
+            await self._receiver.delete(self._arrival, SEND_TIMEOUT)
 
     async def failed(self, error: BaseException) -> None:
         policy, attempt = self._mailboxes.policy, self._about.attempts

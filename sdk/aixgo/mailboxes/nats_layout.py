@@ -1,6 +1,6 @@
 """How mailboxes lie in NATS JetStream: names, subjects, and what each stream and consumer is asked to keep.
 
-    stream AIXGO-MAIL-<agent>   aixgo.mail.<agent>.<lane>      one mailbox; a letter is removed when it is acknowledged
+    stream AIXGO-MAIL-<agent>   aixgo.mail.<agent>.<lane>      one mailbox; a letter is deleted when it is acknowledged
       consumer <lane>           one for each lane; a lane of sessions has one letter out at a time, for all receivers
     stream AIXGO-RECEIPTS       aixgo.receipt.<agent>.<id>     who has begun with a letter, how often, and who is done
     stream AIXGO-DEAD           aixgo.dead.<agent>.<id>        dead letters, until they are replayed or dropped
@@ -12,7 +12,8 @@ to the lane `any`, where many can be out. The number of lanes is no setting: sen
 Receipts are what makes redeliveries known for certain: the server's own count of deliveries does not outlive a SIGKILL,
 and its memory of ids ends, for letters that were acknowledged, when it restarts. Receipts outlive both. After a SIGKILL
 the consumers of a server may also pass over letters that lie in the stream (seen with 2.9.10), so they are made anew
-once for each start of a server; what they then deliver again is known by its receipt.
+once for each start of a server; what they then deliver again is known by its receipt. For the same reason the streams
+are no work queues, where what consumers believe decides what is deleted: letters are deleted by those who are done.
 
 Pure: no I/O. Above: `nats.py` and its parts.
 """
@@ -77,7 +78,7 @@ def mail_stream(agent: str, policy: MailboxPolicy, replicas: int) -> dict[str, A
     return {
         "name": mail_stream_name(agent),
         "subjects": [f"aixgo.mail.{token(agent)}.*"],
-        "retention": "workqueue",
+        "retention": "limits",
         "discard": "new",
         "storage": "file",
         "max_msgs": policy.max_messages,

@@ -20,6 +20,7 @@ from aixgo.mailboxes.contract import DeadLetter, LetterNotFound, MailboxPolicy
 from aixgo.mailboxes.letters import decode_letter, unreadable
 from aixgo.mailboxes.nats_link import (
     AGAIN,
+    NOT_THERE,
     UNKNOWN_MESSAGE,
     UNKNOWN_STREAM,
     WRONG_LAST_SEQUENCE,
@@ -170,7 +171,7 @@ class Ledger:
         try:
             await self._link.question(f"STREAM.MSG.DELETE.{layout.DEAD}", {"seq": record.seq}, timeout)
         except Refused as error:
-            if error.code not in (UNKNOWN_MESSAGE, UNKNOWN_STREAM, 10043):  # 10043: the sequence was not found
+            if error.code not in NOT_THERE:
                 raise
 
     async def _stored(self, subject: str, data: bytes, timeout: float, headers: Mapping[str, str]) -> None:

@@ -28,6 +28,8 @@ PING = 5
 UNKNOWN_STREAM, UNKNOWN_CONSUMER, UNKNOWN_MESSAGE = 10059, 10014, 10037
 WRONG_LAST_SEQUENCE, NO_ROOM, NAME_TAKEN = 10071, 10077, 10058
 """Error codes of JetStream (nats-server, server/errors.json)."""
+NOT_THERE = (UNKNOWN_STREAM, UNKNOWN_MESSAGE, 10043, 10057)
+"""What the deletion of a message that is deleted already is answered with."""
 
 
 class NoStream(Exception):
@@ -141,7 +143,7 @@ class NatsLink:
                 error = answer.get("error")
                 if error is None:
                     return answer
-                if error.get("code") != 503:
+                if error.get("code") != 503 or error.get("err_code") == NO_ROOM:
                     raise Refused(int(error.get("err_code", 0)), str(error.get("description", "")))
                 self._last_error = str(error.get("description", ""))
             await self._sleep(AGAIN)

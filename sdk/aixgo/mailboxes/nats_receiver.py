@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import MailboxPolicy
-from aixgo.mailboxes.nats_link import NatsLink
+from aixgo.mailboxes.nats_link import NOT_THERE, NatsLink, Refused
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ EXPIRES = 30.0
 """Seconds for which a pull request waits at the server."""
 GRACE = 1.0
 """Seconds for which a letter is kept that nobody waits for."""
-ACK, NAK, TERM, PROGRESS = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
+ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 
 
 @dataclass(slots=True, eq=False)
@@ -122,8 +122,19 @@ class Receiver:
         """Renew a letter no longer: it is settled, or nobody works on it."""
         self._held.pop(arrival.seq, None)
 
+    async def delete(self, arrival: Arrival, timeout: float) -> None:
+        """Delete a letter, and free its lane. Raises MailboxUnavailable when that was not heard."""
+        self.let_go(arrival)
+        wanted = {"seq": arrival.seq, "no_erase": True}
+        try:
+            await self._link.question(f"STREAM.MSG.DELETE.{self._stream}", wanted, timeout)
+        except Refused as error:
+            if error.code not in NOT_THERE:
+                raise
+        await self._link.send(arrival.reply, ACK)
+
     async def settle(self, arrival: Arrival, word: bytes, timeout: float) -> None:
-        """Say what becomes of a letter. Raises MailboxUnavailable, NoStream when that was not heard."""
+        """Say when a letter comes again. Raises MailboxUnavailable, NoStream when that was not heard."""
         self.let_go(arrival)
         await self._link.ask(arrival.reply, word, timeout)
 
