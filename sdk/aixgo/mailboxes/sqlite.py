@@ -68,6 +68,11 @@ class SQLiteMailboxes:
     def remove(self, agent: str) -> None:
         self._own.pop(agent).set()
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
     async def put(self, agent: str, letter: Letter, timeout: float) -> bool:
         if agent in self._own:
             await self._run(self._file.make, agent)
