@@ -80,24 +80,27 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def caller(control_plane: Running, who: Security, name: str = "shout") -> AsyncGenerator[DistributedRuntime]:
-    """Who calls what the control plane lists, once it lists the agent of that name."""
-    async with DistributedRuntime(control_plane=[of(control_plane)], security=who) as runtime:
-        await eventually(lambda: name in runtime.list_agents(), BOUND)
+async def caller(control_plane: Running, who: Security, transport: str = "plain") -> AsyncGenerator[DistributedRuntime]:
+    """Who calls what the control plane lists, once it lists `shout`."""
+    async with DistributedRuntime(control_plane=[of(control_plane)], security=who, transport=transport) as runtime:
+        await eventually(lambda: "shout" in runtime.list_agents(), BOUND)
         yield runtime
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_with_certificates_on_both_sides_calls_work(place: Path, control_plane: Running) -> None:
-    async with caller(control_plane, security(place / "certs", "stranger")) as runtime:
+@pytest.mark.parametrize("transport", ["plain", "session"])
+async def test_with_certificates_on_both_sides_calls_work(place: Path, control_plane: Running, transport: str) -> None:
+    async with caller(control_plane, security(place / "certs", "stranger"), transport) as runtime:
         assert (await runtime.call("shout", "hi", timeout=BOUND)).payload == "HI"
 
 
 @pytest.mark.usefixtures("fleet")
+@pytest.mark.parametrize("transport", ["plain", "session"])
 async def test_who_is_not_in_allow_callers_is_refused_and_the_agent_does_not_run(
-    place: Path, control_plane: Running
+    place: Path, control_plane: Running, transport: str
 ) -> None:
-    async with caller(control_plane, security(place / "certs", "stranger")) as runtime:
+    (place / "opened").unlink(missing_ok=True)
+    async with caller(control_plane, security(place / "certs", "stranger"), transport) as runtime:
         with pytest.raises(PermissionDenied, match=r"spiffe://aixgo\.dev/agent/stranger may not call agent 'vault'"):
             await runtime.call("vault", "open", timeout=BOUND)
         with pytest.raises(PermissionDenied):
@@ -185,7 +188,10 @@ async def test_health_is_told_without_tls_on_a_port_of_its_own_which_serves_noth
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_failed_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["plain", "session"])
+async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_failed_call(
+    tmp_path: Path, transport: str
+) -> None:
     folder = certificates(tmp_path / "certs", *NAMES)
     after = certificates(tmp_path / "after", *NAMES)
     fleet_file(tmp_path)
@@ -193,7 +199,7 @@ async def test_certificates_and_even_the_ca_are_replaced_under_load_without_a_fa
     with aixgo(tmp_path, "controlplane", **variables(folder, "control-plane")) as plane:
         serving = aixgo(tmp_path, "serve", "fleet.yaml", "--agent=shout", AIXGO_CONTROL_PLANE=of(plane), **told)
         with serving as served:
-            async with caller(plane, security(folder, "keeper")) as runtime:
+            async with caller(plane, security(folder, "keeper"), transport) as runtime:
 
                 async def call() -> object:
                     return (await runtime.call("shout", "hi", timeout=BOUND)).payload
