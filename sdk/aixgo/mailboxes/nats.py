@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from aixgo.errors import AgentNotFound, InvalidMessage, MessageTooLarge
+from aixgo.errors import AgentNotFound, InvalidMessage, LimitExceeded, MessageTooLarge
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import (
     LASTING_MESSAGES,
@@ -25,15 +25,15 @@ from aixgo.mailboxes.contract import (
     Letter,
     MailboxPolicy,
     MailboxUnavailable,
-    full,
     reason_of,
     unsettled,
 )
 from aixgo.mailboxes.delivery import LetterDelivery
 from aixgo.mailboxes.letters import decode_letter, encode_letter, unreadable
 from aixgo.mailboxes.nats_ledger import BUSY, DONE, REPLAYS, Ledger, make_stream
-from aixgo.mailboxes.nats_link import AGAIN, NO_ROOM, UNKNOWN_CONSUMER, UNKNOWN_STREAM, NatsLink, NoStream, Refused
+from aixgo.mailboxes.nats_link import AGAIN, UNKNOWN_CONSUMER, NatsLink, NoStream, Refused
 from aixgo.mailboxes.nats_receiver import NAK, Arrival, Receiver
+from aixgo.mailboxes.nats_room import Room
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class NatsMailboxes:
         self.policy = policy or MailboxPolicy(max_messages=LASTING_MESSAGES)
         self._replicas, self._clock, self._sleep = replicas, clock, sleep
         self._link = NatsLink(url, sleep=sleep)
+        self._room = Room(self._link, self.policy)
         self._ledger = Ledger(self._link, self.policy, replicas, sleep)
         self._link.on_reconnect(self._reconnected)
         self._own: dict[str, bool] = {}
@@ -137,8 +138,8 @@ class NatsMailboxes:
         """Make a letter a dead one. Without room for it, it stays in its mailbox and comes again much later."""
         try:
             await self._ledger.bury(dead, data, SEND_TIMEOUT)
-        except Refused as error:
-            log.warning("there is no room for dead letters, message %s to %s stays: %s", dead.id, dead.agent, error)
+        except LimitExceeded as error:
+            log.warning("message %s to %s stays in its mailbox: %s", dead.id, dead.agent, error.message)
             await receiver.settle(arrival, later(max(self.policy.backoff)), SEND_TIMEOUT)
             return
         self._given_up[dead.agent] = self._given_up.get(dead.agent, 0) + 1
@@ -154,8 +155,6 @@ class NatsMailboxes:
         except TimeoutError as error:
             raise MailboxUnavailable(f"NATS did not take a message to {agent!r} within {timeout:.3g} s") from error
         except Refused as error:
-            if error.code == NO_ROOM:
-                raise full(agent, self.policy.max_messages) from error
             raise MailboxUnavailable(f"NATS refuses a message to {agent!r}: {error}") from error
 
     async def _store(self, agent: str, letter: Letter, data: bytes, key: str, timeout: float) -> bool:
@@ -165,12 +164,13 @@ class NatsMailboxes:
         while True:
             if agent in self._own:
                 await self._make(agent, timeout)
+            if not await self._room.check(agent, len(data), timeout):
+                return False
             try:
                 await self._link.store(subject, data, timeout, headers)
-            except NoStream:
+            except NoStream:  # it was deleted, or the server has restarted and is not ready
                 self._unmade(agent)
-                if agent not in self._own and not await self._exists(agent, timeout):
-                    return False
+                self._room.forget(agent)
                 await self._sleep(AGAIN)
             else:
                 return True
@@ -184,21 +184,12 @@ class NatsMailboxes:
                 fields={"limit": limit},
             )
 
-    async def _exists(self, agent: str, timeout: float) -> bool:
-        try:
-            await self._link.question(f"STREAM.INFO.{layout.mail_stream_name(agent)}", None, timeout)
-        except Refused as error:
-            if error.code != UNKNOWN_STREAM:
-                raise
-            return False
-        return True
-
     async def _make(self, agent: str, timeout: float) -> None:
         """Make the mailbox of an agent of this process, unless that was done since the server has started."""
         if self._own.get(agent, True):
             return
         server = await self._link.server()
-        await make_stream(self._link, layout.mail_stream(agent, self.policy, self._replicas), timeout)
+        await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
         await self._ledger.make(timeout)
         anew = await self._ledger.claim(agent, server, timeout)
         stream = layout.mail_stream_name(agent)

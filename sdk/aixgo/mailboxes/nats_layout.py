@@ -73,16 +73,14 @@ def dead_subject(agent: str, message_id: str = "") -> str:
     return f"aixgo.dead.{token(agent) if agent else '*'}.{token(message_id) if message_id else '*'}"
 
 
-def mail_stream(agent: str, policy: MailboxPolicy, replicas: int) -> dict[str, Any]:
-    """The stream of one mailbox."""
+def mail_stream(agent: str, replicas: int) -> dict[str, Any]:
+    """The stream of one mailbox. Its limits are kept by senders: see `nats_room.py`."""
     return {
         "name": mail_stream_name(agent),
         "subjects": [f"aixgo.mail.{token(agent)}.*"],
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "max_msgs": policy.max_messages,
-        "max_bytes": policy.max_bytes or -1,
         "num_replicas": replicas,
         "duplicate_window": int(DUPLICATE_WINDOW * NANOSECONDS),
     }
@@ -105,15 +103,14 @@ def receipts_stream(policy: MailboxPolicy, replicas: int) -> dict[str, Any]:
     }
 
 
-def dead_stream(policy: MailboxPolicy, replicas: int) -> dict[str, Any]:
-    """The stream of dead letters. When it is full, letters stay in their mailboxes instead of being lost."""
+def dead_stream(replicas: int) -> dict[str, Any]:
+    """The stream of dead letters. Its limit is kept by those who bury."""
     return {
         "name": DEAD,
         "subjects": ["aixgo.dead.>"],
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "max_msgs": policy.max_dead,
         "max_msgs_per_subject": 1,
         "num_replicas": replicas,
         "duplicate_window": int(DUPLICATE_WINDOW * NANOSECONDS),

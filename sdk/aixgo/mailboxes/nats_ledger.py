@@ -14,7 +14,7 @@ from email.parser import BytesHeaderParser
 from typing import Any
 from urllib.parse import quote, unquote
 
-from aixgo.errors import InvalidMessage
+from aixgo.errors import InvalidMessage, LimitExceeded
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import DeadLetter, LetterNotFound, MailboxPolicy
 from aixgo.mailboxes.letters import decode_letter, unreadable
@@ -28,6 +28,7 @@ from aixgo.mailboxes.nats_link import (
     NoStream,
     Refused,
 )
+from aixgo.mailboxes.nats_room import stream_state
 from aixgo.message import new_id
 
 REPLAYS = "Aixgo-Replays"
@@ -64,7 +65,7 @@ class Ledger:
     async def make(self, timeout: float) -> None:
         """Make the streams where they are not there yet. Raises MailboxUnavailable, Refused."""
         await make_stream(self._link, layout.receipts_stream(self._policy, self._replicas), timeout)
-        await make_stream(self._link, layout.dead_stream(self._policy, self._replicas), timeout)
+        await make_stream(self._link, layout.dead_stream(self._replicas), timeout)
         await make_stream(self._link, layout.consumers_stream(self._replicas), timeout)
 
     async def claim(self, agent: str, server: str, timeout: float) -> bool:
@@ -135,7 +136,10 @@ class Ledger:
         await self._stored(layout.receipt_subject(agent, key), b'{"done": true}', timeout, {})
 
     async def bury(self, dead: DeadLetter, data: bytes, timeout: float) -> None:
-        """Keep a dead letter; once for its id. Raises Refused when there is no room."""
+        """Keep a dead letter, once for its id. Raises LimitExceeded when there is no room."""
+        state = await stream_state(self._link, layout.DEAD, timeout)
+        if state is not None and state[0] >= self._policy.max_dead:
+            raise LimitExceeded(f"there are {state[0]} dead letters; replay or drop some, or raise mailbox.max_dead")
         headers = {
             _AGENT: dead.agent,
             _ID: quote(dead.id),

@@ -26,7 +26,7 @@ AGAIN = 0.1
 PING = 5
 """Seconds between two pings; a server that leaves two unanswered counts as gone."""
 UNKNOWN_STREAM, UNKNOWN_CONSUMER, UNKNOWN_MESSAGE = 10059, 10014, 10037
-WRONG_LAST_SEQUENCE, NO_ROOM, NAME_TAKEN = 10071, 10077, 10058
+WRONG_LAST_SEQUENCE, NO_ROOM = 10071, 10077
 """Error codes of JetStream (nats-server, server/errors.json)."""
 NOT_THERE = (UNKNOWN_STREAM, UNKNOWN_MESSAGE, 10043, 10057)
 """What the deletion of a message that is deleted already is answered with."""
