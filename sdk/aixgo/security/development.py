@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ CA_NAME = "aixgo development CA"
 CA_DAYS, LEAF_DAYS = 365, 30
 RENEW_DAYS = 7
 """A certificate with fewer days left is made anew."""
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+"""As the SPIFFE specification has it; a certificate with another one would be taken for one without an identity."""
 _BACKDATED = timedelta(minutes=5)
 """Clocks of containers differ by a little."""
 
@@ -47,8 +50,12 @@ class Leaf:
 
     @classmethod
     def of(cls, name: str, hosts: Sequence[str] = (), *, trust_domain: str = TRUST_DOMAIN) -> Leaf:
-        """The certificate of an agent, or of another part of a fleet. Raises InvalidInput for a name that is none."""
+        """The certificate of an agent, or of another part of a fleet. Raises InvalidInput for what is no name."""
         check_name(name)
+        if "/" in name:
+            raise InvalidInput(f"{name!r} is an unnamed member, which has its parent's certificate; name that")
+        if not _TRUST_DOMAIN.fullmatch(trust_domain):
+            raise InvalidInput(f"{trust_domain!r} is no trust domain; use lower-case letters, digits, '.', '-' and '_'")
         return cls(name, f"spiffe://{trust_domain}/agent/{name}", tuple(dict.fromkeys((name.lower(), *hosts, *HERE))))
 
 

@@ -55,11 +55,17 @@ def test_a_ca_that_cannot_be_used_is_not_replaced_in_silence(tmp_path: Path):
         write_certificates(tmp_path, [])
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a b"])
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a/0"])
 def test_a_name_that_no_agent_can_have_is_refused(name: str, tmp_path: Path):
     with pytest.raises(InvalidInput):
         write_certificates(tmp_path, [Leaf.of(name)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("domain", ["", "Example.org", "a/b", "a b"])
+def test_a_trust_domain_that_makes_no_spiffe_id_is_refused(domain: str):
+    with pytest.raises(InvalidInput, match="trust domain"):
+        Leaf.of("a", trust_domain=domain)
 
 
 def test_the_command_says_that_they_are_for_development_and_how_to_use_them(
