@@ -6,7 +6,7 @@ Owns channels and their options. Below it lies grpc.aio; above it `plain.py`, di
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import grpc.aio
@@ -39,15 +39,25 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 
 class PooledChannel:
-    """A channel to one address, with the stub that calls go through."""
+    """A channel to one address, with the stub that calls go through. `before_close` ends what lives longer than calls.
 
-    __slots__ = ("calls", "channel", "stub", "used_at")
+    gRPC does not end a stream with its channel unless it finds a task that waits in it.
+    """
+
+    __slots__ = ("before_close", "calls", "channel", "stub", "used_at")
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.stub = AgentServiceStub(channel)
         self.calls = 0
         self.used_at = 0.0
+        self.before_close: Callable[[], Awaitable[None]] | None = None
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self.before_close is not None:
+            await self.before_close()
+        await self.channel.close()
 
 
 class ChannelPool:
@@ -85,14 +95,14 @@ class ChannelPool:
         before = self._clock() - IDLE_AFTER
         idle = [address for address, c in self._channels.items() if c.calls == 0 and c.used_at <= before]
         for pooled in [self._channels.pop(address) for address in idle]:
-            await pooled.channel.close()
+            await pooled.close()
 
     async def drop(self, address: str) -> None:
         """Close the channel to `address` when no call uses it; the next call connects anew."""
         pooled = self._channels.get(address)
         if pooled is not None and pooled.calls == 0:
             del self._channels[address]
-            await pooled.channel.close()
+            await pooled.close()
 
     async def close(self) -> None:
         """Close all channels; calls that are out are cancelled."""
@@ -101,7 +111,7 @@ class ChannelPool:
             self._sweeper = None
         channels, self._channels = self._channels, {}
         for pooled in channels.values():
-            await pooled.channel.close()
+            await pooled.close()
 
     async def _sweep(self) -> None:
         while True:

@@ -156,6 +156,7 @@ class Session:
         self._loaded = loaded
         self._ended = ended
         self._task = self._loop.create_task(self._run(), name=f"session with {self.address}")
+        self._pooled.before_close = self.close
 
     async def close(self) -> None:
         """End the session; calls that are out are lost."""

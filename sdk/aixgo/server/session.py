@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from aixgo.errors import AixgoError, CallCancelled, InternalError, InvalidInput, MessageTooLarge
 from aixgo.events import Result
@@ -137,6 +138,9 @@ class ServedSession:
         except InvalidInput as error:
             self._stop(error)
             self.finish()
+        except DecodeError:
+            self._stop(InvalidInput("what came is no SessionRequest; send frames as the protocol has them"))
+            self.finish()
 
     async def _write(self) -> None:
         outbox = self._protocol.outbox
@@ -218,7 +222,8 @@ class ServedSession:
         usage = await self._calls.cancel(call_id, self._caller) if call_id else None
         if number not in self._protocol:
             return
-        task.cancel()
+        if usage is None:  # it is not known by its id, or has not begun
+            task.cancel()
         error = CallCancelled("the call was cancelled where it ran, and has not stopped")
         error.usage = usage or NO_USAGE
         self._fail(number, error)
