@@ -36,9 +36,11 @@ PROMISES: dict[str, str] = {
     "stream.members": "The events of an orchestrator's members come up between MemberStarted and MemberFinished.",
     "stream.default": "An agent without a stream of its own streams its reply as one Result.",
     "stream.bounded": "An agent waits for a reader that is slower, so that no stream fills the memory.",
+    "stream.alone": "A reader that stands still holds up its own stream only.",
     "stream.leave": "Leaving a stream early stops the agent.",
     # cancellation and deadlines
     "cancel.stops": "Cancelling a call stops the agent that works on it.",
+    "cancel.alone": "Cancelling one call leaves the others alone.",
     "cancel.cascades": "Cancelling a call stops the whole tree below it, over processes.",
     "deadline.inherited": "The deadline is inherited over all hops.",
     "deadline.shortened": "A deadline can only be shortened.",

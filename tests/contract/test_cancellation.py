@@ -30,6 +30,24 @@ async def test_cancelling_a_call_stops_the_agent(mesh: Mesh) -> None:
     assert await mesh.noted(2) == ["started", "cancelled"]
 
 
+@promise("cancel.alone")
+async def test_cancelling_one_of_many_calls_leaves_the_others_alone(mesh: Mesh) -> None:
+    other = asyncio.create_task(mesh.runtime.call("slow", f"other {mesh.key}", timeout=BOUND))
+    call = asyncio.create_task(mesh.runtime.call("slow", mesh.key, timeout=BOUND))
+    await mesh.noted(1)
+    await mesh.noted(1, f"other {mesh.key}")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await mesh.noted(2) == ["started", "cancelled"]
+    assert (await mesh.runtime.call("upper", "x", timeout=BOUND)).payload == "X"
+    assert await mesh.noted(1, f"other {mesh.key}") == ["started"]
+    assert not other.done()
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+
+
 @promise("cancel.cascades")
 async def test_cancelling_a_call_stops_the_whole_tree_below_it(mesh: Mesh) -> None:
     body = {"route": ["via-three", "slow"], "message": mesh.key}

@@ -117,6 +117,16 @@ async def test_an_agent_waits_for_a_reader_that_stands_still(mesh: Mesh) -> None
     assert len(rest) == Torrent.SIZE
 
 
+@promise("stream.alone")
+async def test_a_reader_that_stands_still_does_not_hold_up_other_calls_of_the_same_process(mesh: Mesh) -> None:
+    async with mesh.runtime.stream("torrent", mesh.key, timeout=BOUND) as still:
+        await anext(still)
+        async with mesh.runtime.stream("torrent", f"other {mesh.key}", timeout=BOUND) as events:
+            assert len([event async for event in events]) == Torrent.SIZE + 1
+        rest = [event async for event in still]
+    assert len(rest) == Torrent.SIZE
+
+
 @promise("stream.leave")
 async def test_leaving_a_stream_early_stops_the_agent(mesh: Mesh) -> None:
     async with mesh.runtime.stream("endless", mesh.key, timeout=BOUND) as events:
