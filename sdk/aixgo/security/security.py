@@ -7,6 +7,7 @@ tokens, identities and rules. `aixgo.launch.make_security` makes it of the envir
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
@@ -23,6 +24,12 @@ from aixgo.security.settings import SecuritySettings, TlsMode
 from aixgo.security.tokens import KnownTokens, OwnToken
 
 Options = Sequence[tuple[str, int]]
+MAX_REFUSALS = 1_000
+"""Refusals that are remembered, so that each is one line of the log."""
+MAX_NAME = 128
+"""Characters of a name that a refusal quotes: as many as names of agents have."""
+
+_log = logging.getLogger(__name__)
 
 
 class Security:
@@ -37,6 +44,7 @@ class Security:
         told = self.settings
         self._certificates = Certificates(told, clock=clock) if told.tls else None
         self._known = None if told.tokens_file is None else KnownTokens(told.tokens_file, clock=clock)
+        self._refused: set[str] = set()
         self._own = OwnToken(told.token, told.token_file, clock=clock) if told.shows_token else None
 
     @property
@@ -97,9 +105,9 @@ class Security:
             raise Unauthenticated(self._how_to())
         rules = self.settings.allow_callers
         if rules is not None and not rules.allows(caller.names, agent):
-            raise PermissionDenied(f"{caller} may not call agent {agent!r} here; AIXGO_ALLOW_CALLERS says who may")
+            raise self._denied(f"{caller} may not call agent {_cut(agent)!r} here; AIXGO_ALLOW_CALLERS says who may")
         if allowed is not None and not any(fits(pattern, name) for pattern in allowed for name in caller.names):
-            raise PermissionDenied(f"{caller} may not call agent {agent!r}; its allow_callers says who may")
+            raise self._denied(f"{caller} may not call agent {_cut(agent)!r}; its allow_callers says who may")
 
     def check_register(self, caller: Caller, names: Iterable[str]) -> None:
         """Raise PermissionDenied when a caller may not be listed, or end what is listed, under one of these names."""
@@ -107,7 +115,7 @@ class Security:
             return
         for name in names:
             if not self.settings.allow_register.allows(caller.names, name):
-                raise PermissionDenied(f"{caller} may not register agent {name!r}; AIXGO_ALLOW_REGISTER says who may")
+                raise self._denied(f"{caller} may not register agent {_cut(name)!r}; AIXGO_ALLOW_REGISTER says who may")
 
     def check_rules(self, agents: Iterable[tuple[str, Sequence[str] | None]]) -> None:
         """Raise ConfigError when agents (name, allow_callers) ask for callers that nobody can be known to be."""
@@ -120,6 +128,15 @@ class Security:
                 raise ConfigError(
                     f"agents.{name}.allow_callers needs callers that say who they are; {_KNOWN_BY}, or remove it"
                 )
+
+    def _denied(self, message: str) -> PermissionDenied:
+        """The refusal, which the log has once: a caller that goes on trying must not fill it."""
+        if message not in self._refused:
+            if len(self._refused) >= MAX_REFUSALS:
+                self._refused.clear()
+            self._refused.add(message)
+            _log.warning("refused: %s", message)
+        return PermissionDenied(message)
 
     def _how_to(self) -> str:
         ways = ["a client certificate"] if self.asks_for_certificates else []
@@ -153,3 +170,7 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."

@@ -96,6 +96,17 @@ async def test_an_empty_list_lets_nobody_in_not_even_to_unnamed_members(calls: C
             await calls.serve(call(name, KEEPER))
 
 
+async def test_a_refusal_is_one_line_of_the_log_however_often_it_is_tried(
+    calls: CallServer, caplog: pytest.LogCaptureFixture
+):
+    for _ in range(3):
+        with pytest.raises(PermissionDenied):
+            await calls.serve(call("vault", STRANGER))
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused: stranger may not call agent 'vault'; its allow_callers says who may"
+    ]
+
+
 async def test_letters_are_calls_in_this_respect(calls: CallServer):
     letter: Any = object()
     with pytest.raises(PermissionDenied):
