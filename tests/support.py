@@ -31,12 +31,15 @@ POLL = 0.02
 
 
 class Process:
-    """One process of `contract/host.py`. Leaving the `with` ends it, in good order as long as it can."""
+    """One process of `contract/host.py`. Leaving the `with` ends it, in good order as long as it can.
 
-    def __init__(self, *arguments: str) -> None:
+    `inside` is a command that runs it where it is to run, for example in a network of its own.
+    """
+
+    def __init__(self, *arguments: str, inside: Sequence[str] = ()) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.host", *arguments],
+            [*inside, sys.executable, "-m", "tests.contract.host", *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

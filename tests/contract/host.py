@@ -20,6 +20,8 @@ import sys
 from collections.abc import Callable
 
 from aixgo import Agent, AgentServer, DistributedRuntime
+from aixgo.security.security import Security
+from aixgo.security.settings import SecuritySettings
 from aixgo_controlplane.main import run_control_plane
 
 from tests.contract.agents import MAILBOX_SIZE
@@ -28,10 +30,15 @@ LEASE, PROBE_INTERVAL, REGISTRATION = 3.0, 0.5, 30.0
 """Seconds: a lease, between two health checks, and for the first registration."""
 
 
-async def serve_registry(listen: str, stop: asyncio.Event) -> None:
+async def serve_registry(listen: str, security: Security, stop: asyncio.Event) -> None:
     """Run a control plane."""
     await run_control_plane(
-        listen, lease=LEASE, probe_interval=PROBE_INTERVAL, ready=lambda address: announce(address, ""), stop=stop
+        listen,
+        lease=LEASE,
+        probe_interval=PROBE_INTERVAL,
+        security=security,
+        ready=lambda address: announce(address, ""),
+        stop=stop,
     )
 
 
@@ -41,6 +48,7 @@ async def serve_agents(
     transport: str,
     names: list[str],
     cast: Callable[[], list[Agent]],
+    security: Security,
     stop: asyncio.Event,
 ) -> None:
     """Serve the named agents of a cast."""
@@ -50,7 +58,7 @@ async def serve_agents(
         for agent in cast():
             if agent.name in names:
                 runtime.register(agent)
-        async with AgentServer(runtime, listen=listen, control_plane=control_plane) as server:
+        async with AgentServer(runtime, listen=listen, control_plane=control_plane, security=security) as server:
             if control_plane and not await server.registered(REGISTRATION):
                 raise SystemExit(f"not registered at {control_plane}")
             announce(server.address, server.instance_id)
@@ -68,12 +76,15 @@ async def run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(sys.stdin.fileno(), _stdin_ended, stop)
+    security = Security(SecuritySettings(allow_insecure=arguments.insecure))
     if arguments.what == "registry":
-        await serve_registry(arguments.listen, stop)
+        await serve_registry(arguments.listen, security, stop)
     else:
         module, _, function = arguments.cast.partition(":")
         cast = getattr(importlib.import_module(module), function)
-        await serve_agents(arguments.listen, arguments.control_plane, arguments.transport, arguments.names, cast, stop)
+        await serve_agents(
+            arguments.listen, arguments.control_plane, arguments.transport, arguments.names, cast, security, stop
+        )
 
 
 def main() -> None:
@@ -85,6 +96,7 @@ def main() -> None:
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--control-plane", action="append", default=[])
     parser.add_argument("--transport", default="plain")
+    parser.add_argument("--insecure", action="store_true", help="may listen beyond this machine")
     asyncio.run(run(parser.parse_args()))
 
 
