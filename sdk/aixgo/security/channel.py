@@ -43,7 +43,8 @@ class SecureChannel(grpc.aio.Channel):
         self._open_inner = open_inner
         self._generation = generation
         self._header = header
-        self._inner = _Inner(open_inner(), generation())
+        before = generation()  # asked first: files that change meanwhile are then noticed by the next call
+        self._inner = _Inner(open_inner(), before)
         self._retired: set[_Inner] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
