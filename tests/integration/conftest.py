@@ -1,4 +1,4 @@
-"""One host without a control plane for the tests that only need something to talk to, started once."""
+"""What tests of processes share: a host without a control plane to talk to, started once, and the ways of calling."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import grpc.aio
 import pytest
 
 from tests.support import Process, start_host
+
+
+@pytest.fixture(params=["plain", "session"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How the calls of a test travel: each way in its turn."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

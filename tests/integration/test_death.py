@@ -22,9 +22,9 @@ BOUND = 15.0
 
 
 @promise("fleet.replicas", "fleet.killed")
-async def test_killing_one_of_two_instances_fails_no_idempotent_call() -> None:
+async def test_killing_one_of_two_instances_fails_no_idempotent_call(transport: str) -> None:
     with fleet(["upper"], ["upper"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             async with Load(lambda: runtime.call("upper", "x", timeout=BOUND)) as load:
                 await load.more(200)
                 assert {reply.metadata["pid"] for reply in load.replies} == {host.pid for host in running.hosts}
@@ -35,10 +35,10 @@ async def test_killing_one_of_two_instances_fails_no_idempotent_call() -> None:
 
 
 @promise("fleet.frozen")
-async def test_an_instance_that_stands_still_fails_no_idempotent_call_and_comes_back() -> None:
+async def test_an_instance_that_stands_still_fails_no_idempotent_call_and_comes_back(transport: str) -> None:
     with fleet(["upper"], ["upper"]) as running:
         frozen = running.hosts[0]
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             async with Load(lambda: runtime.call("upper", "x", timeout=60.0)) as load:
                 await load.more(100)
                 frozen.freeze()
@@ -51,9 +51,9 @@ async def test_an_instance_that_stands_still_fails_no_idempotent_call_and_comes_
 
 
 @promise("fleet.control_plane")
-async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_anew() -> None:
+async def test_killing_the_control_plane_fails_no_call_and_it_learns_everything_anew(transport: str) -> None:
     with fleet(["upper"], ["upper", "reverse"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
 
             async def call() -> bool:
                 await runtime.call("upper", "x", timeout=BOUND)
@@ -92,9 +92,9 @@ async def test_with_two_control_planes_one_may_die_and_new_instances_are_found()
 
 
 @promise("fleet.lost")
-async def test_a_killed_only_instance_is_unavailable_within_bounds() -> None:
+async def test_a_killed_only_instance_is_unavailable_within_bounds(transport: str) -> None:
     with fleet(["upper"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             await runtime.call("upper", "x", timeout=BOUND)
             running.hosts[0].kill()
             for _ in range(2):  # while it is still listed, and once more
@@ -104,10 +104,10 @@ async def test_a_killed_only_instance_is_unavailable_within_bounds() -> None:
 
 
 @promise("fleet.not_repeated")
-async def test_a_call_that_broke_off_is_not_repeated(tmp_path: Path) -> None:
+async def test_a_call_that_broke_off_is_not_repeated(transport: str, tmp_path: Path) -> None:
     executions = tmp_path / "executions"
     with fleet(["mortal"], ["mortal"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             with seconds_of() as taken, pytest.raises(InstanceLost) as caught:
                 await runtime.call("mortal", str(executions))
             assert taken.seconds < BOUND
@@ -117,10 +117,10 @@ async def test_a_call_that_broke_off_is_not_repeated(tmp_path: Path) -> None:
 
 
 @promise("fleet.repeated")
-async def test_a_call_that_broke_off_is_repeated_when_the_agent_is_idempotent(tmp_path: Path) -> None:
+async def test_a_call_that_broke_off_is_repeated_when_the_agent_is_idempotent(transport: str, tmp_path: Path) -> None:
     executions = tmp_path / "executions"
     with fleet(["mortal-again"], ["mortal-again"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             reply = await runtime.call("mortal-again", str(executions), timeout=BOUND)
     assert reply.payload == "survived"
     assert reply.usage.incomplete
@@ -129,9 +129,9 @@ async def test_a_call_that_broke_off_is_repeated_when_the_agent_is_idempotent(tm
 
 
 @promise("fleet.broken_stream", "stream.terminal")
-async def test_a_stream_that_is_cut_off_ends_with_one_typed_error() -> None:
+async def test_a_stream_that_is_cut_off_ends_with_one_typed_error(transport: str) -> None:
     with fleet(["endless"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             async with runtime.stream("endless", "x") as events:
                 await anext(events)
                 running.hosts[0].kill()

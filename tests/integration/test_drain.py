@@ -14,9 +14,9 @@ BOUND = 15.0
 
 
 @promise("fleet.drain")
-async def test_a_rolling_restart_under_load_fails_no_call_though_the_agent_is_not_idempotent() -> None:
+async def test_a_rolling_restart_under_load_fails_no_call_though_the_agent_is_not_idempotent(transport: str) -> None:
     with fleet(["worker"], ["worker"]) as running, ExitStack() as stack:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             async with Load(lambda: runtime.call("worker", "x", timeout=BOUND)) as load:
                 await load.more(100)
                 for old in running.hosts:
@@ -29,10 +29,10 @@ async def test_a_rolling_restart_under_load_fails_no_call_though_the_agent_is_no
 
 
 @promise("fleet.drain", "stream.terminal")
-async def test_streams_that_run_when_a_drain_begins_come_to_their_end() -> None:
+async def test_streams_that_run_when_a_drain_begins_come_to_their_end(transport: str) -> None:
     text = " ".join(["word"] * 300)
     with fleet(["words"], ["words"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
 
             async def events() -> int:
                 async with runtime.stream("words", text, timeout=BOUND) as stream:
@@ -47,9 +47,9 @@ async def test_streams_that_run_when_a_drain_begins_come_to_their_end() -> None:
 
 
 @promise("fleet.drain")
-async def test_a_process_without_calls_drains_at_once_and_is_no_longer_listed() -> None:
+async def test_a_process_without_calls_drains_at_once_and_is_no_longer_listed(transport: str) -> None:
     with fleet(["upper"], ["reverse"]) as running:
-        async with DistributedRuntime(control_plane=[running.control_plane]) as runtime:
+        async with DistributedRuntime(control_plane=[running.control_plane], transport=transport) as runtime:
             await runtime.call("upper", "x", timeout=BOUND)
             assert await asyncio.to_thread(running.hosts[0].drain) == 0
             await eventually(lambda: runtime.list_agents() == ["reverse"])
