@@ -60,18 +60,25 @@ class Attempts:
         self._only_refused = only_refused
         self.grant = Grant(state)
 
-    async def next(self) -> Instance:
-        """The instance to try; raises the typed error when there is none in time."""
+    def at_once(self) -> Instance | None:
+        """The instance to try; None when `next` has to wait for one."""
         replicas, target = self._replicas, self._target
         but = self._avoid | self._never if self._count else self._never
-        instance = replicas.pick(target, but) or await self._wait()
-        if not self._count:
+        instance = replicas.pick(target, but)
+        if instance is not None and not self._count:
             replicas.retry_budget(target).paid()
+        return instance
+
+    async def next(self) -> Instance:
+        """The instance to try, where there is none at once; raises the typed error when there is none in time."""
+        instance = await self._wait()
+        if not self._count:
+            self._replicas.retry_budget(self._target).paid()
         return instance
 
     def timeout(self) -> float:
         """Seconds until the deadline; raises DeadlineExceeded when it has passed."""
-        left = remaining(self._state)
+        left = self._state.deadline - self._replicas.clock()
         if left <= 0:
             raise past_deadline(self._state)
         return left

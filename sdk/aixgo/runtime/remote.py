@@ -56,7 +56,7 @@ class RemoteCalls:
         grant = attempts.grant
         try:
             while True:
-                instance = await attempts.next()
+                instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(), trace)
                 with attempts.on(instance):
@@ -78,7 +78,7 @@ class RemoteCalls:
         grant = attempts.grant
         try:
             while True:
-                instance = await attempts.next()
+                instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(), trace)
                 with attempts.on(instance):
@@ -111,7 +111,7 @@ class RemoteCalls:
         request.context.agent_path.extend(ambient.current_path())
         headers = _trace(request.context, trace)
         while True:
-            instance = await attempts.next()
+            instance = attempts.at_once() or await attempts.next()
             timeout = attempts.timeout()
             with attempts.on(instance):
                 await self.transport.deliver(instance.address, request, timeout, headers)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 
 from aixgo.runtime.balancer import Balancer, Load, RetryBudget
 from aixgo.runtime.instance import Instance
@@ -41,6 +42,11 @@ class Replicas:
         self._sleep = sleep
         self._retries: dict[str, RetryBudget] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
+
+    @cached_property
+    def clock(self) -> Callable[[], float]:
+        """The clock of deadlines, the event loop's; kept, because asking for the loop takes a system call."""
+        return asyncio.get_running_loop().time
 
     def pick(self, agent: str, but: frozenset[str]) -> Instance | None:
         """An instance of `agent` that is ready, not ejected, and not among those to leave out."""

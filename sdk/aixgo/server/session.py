@@ -237,7 +237,7 @@ class ServedSession:
 
     def _trace(self, opening: pb.OpenFrame) -> tuple[str, str, str]:
         context = opening.context
-        if not self._calls.reads_traces or not context.traceparent:
+        if not context.traceparent or not self._calls.reads_traces:
             return NO_TRACE
         return context.traceparent, context.tracestate, context.baggage
 
