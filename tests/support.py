@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
@@ -33,10 +33,13 @@ POLL = 0.02
 class Process:
     """One process of `contract/host.py`. Leaving the `with` ends it, in good order as long as it can.
 
-    `inside` is a command that runs it where it is to run, for example in a network of its own.
+    `inside` is a command that runs it where it is to run, for example in a network of its own; `environment` is what it
+    has besides that of this process.
     """
 
-    def __init__(self, *arguments: str, inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *arguments: str, inside: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by __exit__
         self._process = subprocess.Popen(
             [*inside, sys.executable, "-m", "tests.contract.host", *arguments],
@@ -44,7 +47,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
         self.address = ""
         self.instance_id = ""

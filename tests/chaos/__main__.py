@@ -15,7 +15,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from tests.chaos import report
+from tests.chaos import report, trees
 from tests.chaos.faults import FAULTS
 
 
@@ -50,7 +50,7 @@ async def _one(arguments: argparse.Namespace, transport: str) -> bool:
         )
         print(ended.table(), flush=True)
         held = ended.held
-    if False:
+    if arguments.only != "faults":
         cancelled = await trees.run(times=arguments.trees, seed=arguments.seed, transport=transport, say=_say)
         print(cancelled.table(), flush=True)
         held = held and cancelled.held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,10 +15,14 @@ KEPT = 120.0
 
 
 class LoopLag:
-    """Records, while the `async with` lasts, by how much each tick of the loop came late. Times are the loop's."""
+    """Records, while the `async with` lasts, by how much each tick of the loop came late. Times are the loop's.
 
-    def __init__(self) -> None:
+    `tell` hears of each tick that was: when it came, and how late.
+    """
+
+    def __init__(self, tell: Callable[[float, float], None] = lambda _at, _late: None) -> None:
         self._late: deque[tuple[float, float]] = deque()
+        self._tell = tell
         self.worst = 0.0
 
     def since(self, moment: float) -> float:
@@ -50,6 +55,7 @@ class LoopLag:
         if late > TICK / 5:
             self._late.append((now, late))
             self.worst = max(self.worst, late)
+            self._tell(now, late)
         while self._late and self._late[0][0] < now - KEPT:
             self._late.popleft()
         self._next()
