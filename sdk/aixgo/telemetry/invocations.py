@@ -15,6 +15,7 @@ from aixgo.agent import Agent
 from aixgo.call import CallState
 from aixgo.message import Message
 from aixgo.telemetry import content, metrics, spans
+from aixgo.telemetry.endings import ending
 from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE
 
@@ -57,11 +58,12 @@ def invocation(agent: Agent, message: Message, state: CallState, instance_id: st
             _ask(span, message)
             try:
                 yield Invocation(span)
+            except BaseException as error:
+                failure = ending(error, state)
+                span.fail(failure)
+                raise
             finally:
                 _spent(span, state)
-    except BaseException as error:
-        failure = error
-        raise
     finally:
         metrics.call_ended(agent.name, failure, perf_counter() - begun)
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aixgo.errors import AixgoError, CallCancelled
+from aixgo.telemetry.endings import ending
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
@@ -130,9 +131,10 @@ def llm_ended(
 
 
 def outcome(error: BaseException | None) -> str:
-    """`ok`, or the type of a typed error; what is none here, a cancellation, is CallCancelled to callers."""
+    """`ok`, or the type of a typed error: of a cancellation that which the caller of the current call sees."""
     if error is None:
         return "ok"
+    error = ending(error)
     return type(error).__name__ if isinstance(error, AixgoError) else CallCancelled.__name__
 
 

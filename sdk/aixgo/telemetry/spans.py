@@ -14,6 +14,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from aixgo.telemetry.endings import ending
 from aixgo.telemetry.secrets import scrub
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ class Span:
 
 
 class _LiveSpan(Span):
-    __slots__ = ("_span",)
+    __slots__ = ("_span", "failed")
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
+        self.failed = False
 
     def set(self, key: str, value: Any) -> None:
         if value is not None:
@@ -64,6 +66,7 @@ class _LiveSpan(Span):
     def fail(self, error: BaseException) -> None:
         from opentelemetry.trace import StatusCode
 
+        self.failed = True
         self._span.set_attribute("error.type", type(error).__qualname__)
         self._span.set_status(StatusCode.ERROR, scrub(str(error)[:_MAX_DESCRIPTION]))
 
@@ -98,6 +101,7 @@ def span(
 ) -> AbstractContextManager[Span]:
     """A span around the `with` block; an exception that leaves the block marks it as failed and goes on.
 
+    A cancellation is named as the call's caller sees it, and what the block itself has said of its failure stands.
     With `attach=False` the span does not become the current one: for async generators, whose context variables would
     leak to the consumer. `kind` says on which side of a call between processes it stands.
     """
@@ -215,25 +219,26 @@ def _recorded(
 class _Recorded:
     """The context manager of a span that has begun. By hand: two of a generator's cost as much as the span itself."""
 
-    __slots__ = ("_context", "_span", "_token")
+    __slots__ = ("_context", "_live", "_span", "_token")
 
     def __init__(self, span: trace.Span, context: Context | None) -> None:
         self._span = span
+        self._live = _LiveSpan(span)
         self._context = context
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Span:
         if self._context is not None:
             self._token = sys.modules["opentelemetry.context"].attach(self._context)
-        return _LiveSpan(self._span)
+        return self._live
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._token is not None:
             sys.modules["opentelemetry.context"].detach(self._token)
-        if error is not None and not isinstance(error, GeneratorExit):
-            _LiveSpan(self._span).fail(error)
+        if error is not None and not isinstance(error, GeneratorExit) and not self._live.failed:
+            self._live.fail(ending(error))
         self._span.end()
 
 
