@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aixgo_services.needs.keeping import IN_PROCESS, POSTGRES_PORT, SessionPlace, Sessions
+from aixgo_services.needs.models import vendors_of
 from aixgo_services.render.fleet import AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT, Component, uses_embedded_model
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def outside_ports(config: Config, sessions: SessionPlace = IN_PROCESS) -> list[i
     that is PostgreSQL in a cluster, whatever the file says.
     """
     ports = {HTTPS, *(int(address.rpartition(":")[2]) for address in config.deployment.connect.values())}
-    if any(model.startswith("ollama/") for agent in config.agents for model in agent.model):
+    if "ollama" in vendors_of(config):
         ports.add(OLLAMA)
     if sessions.kind is not Sessions.MEMORY:
         ports |= {int(each.rpartition(":")[2]) for each in sessions.addresses} or {POSTGRES_PORT}
