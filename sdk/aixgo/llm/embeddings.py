@@ -19,15 +19,17 @@ from typing import Protocol
 from aixgo.call import current
 from aixgo.errors import InvalidInput, ProviderError
 from aixgo.llm.metering import Account, broken_off, estimate_tokens
-from aixgo.llm.pricing import Price
+from aixgo.llm.pricing import Prices
 from aixgo.telemetry.llm import operation
 from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE, Usage
 
-MAX_TEXTS = 128
-"""Texts of one request. OpenAI takes 2,048; smaller batches cost little and lose less when one fails."""
+MAX_TEXTS = 100
+"""Texts of one request, which is what Gemini takes. OpenAI takes 2,048; smaller batches lose less when one fails."""
 MAX_TOKENS = 100_000
 """Estimated tokens of one request. OpenAI takes 300,000, and estimates may be half of what it counts."""
+TIMEOUT = 60.0
+"""Seconds of one request at a vendor, at most: nothing is generated, so what takes longer has gone wrong."""
 WORDS_DIMENSIONS = 1024
 """Length of the vectors of `test/words`."""
 
@@ -84,13 +86,13 @@ class Embedder(Protocol):
 
 
 class MeteredEmbedder:
-    """An Embedder around a vendor's client. `price` is that of the model; None: it is not known."""
+    """An Embedder around a vendor's client; `prices` are looked up for every batch."""
 
-    def __init__(self, client: EmbeddingClient, model: str, price: Price | None) -> None:
+    def __init__(self, client: EmbeddingClient, model: str, prices: Prices) -> None:
         self.name = f"{client.vendor}/{model}"
         self._client = client
         self._model = model
-        self._price = price
+        self._prices = prices
         self._dimensions = client.models.get(model)
 
     @property
@@ -109,7 +111,7 @@ class MeteredEmbedder:
         return vectors
 
     async def _embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-        account = Account(self._price)
+        account = Account(await self._prices.look_up(self._client.vendor, self._model))
         estimate = Usage(prompt_tokens=sum(map(estimate_tokens, texts)))
         account.reserve(estimate)
         with operation(f"embeddings {self._model}", self._attributes()) as live:

@@ -76,7 +76,24 @@ async def test_a_missing_key_is_named_with_both_ways_to_give_it(vendor: str):
         await chat.complete(CompletionRequest((ChatMessage("user", "x"),)))
 
 
-@pytest.mark.parametrize("vendor", ["anthropic", "gemini"])
+def test_googles_own_name_of_the_key_counts_where_ours_is_not_set(tmp_path: Path):
+    (tmp_path / "key").write_text("g-file")
+    for given, key in (
+        ({"GOOGLE_API_KEY": "g"}, "g"),
+        ({"GOOGLE_API_KEY_FILE": str(tmp_path / "key")}, "g-file"),
+        ({"GOOGLE_API_KEY": "g", "GEMINI_API_KEY": "mine"}, "mine"),
+    ):
+        assert ModelSettings.from_environment(given).keys["gemini"].get_secret_value() == key
+
+
+async def test_ollama_is_on_this_machine_and_wants_no_key():
+    endpoint = endpoint_of("ollama", ModelSettings.from_environment({}))
+    assert (endpoint.base_url, endpoint.key_env, endpoint.is_local) == ("http://127.0.0.1:11434/v1", "", True)
+    settings = ModelSettings.from_environment({"OLLAMA_HOST": "gpu:11434"})
+    assert endpoint_of("ollama", settings).base_url == "http://gpu:11434/v1"
+
+
+@pytest.mark.parametrize("vendor", ["anthropic", "deepseek"])
 def test_embeddings_that_are_not_there_name_others(vendor: str):
     with pytest.raises(errors.ConfigError, match="local/minilm"):
         Models(ModelSettings()).embedder(f"{vendor}/x")
