@@ -80,12 +80,20 @@ async def test_every_try_is_one_call_in_the_ledger_and_what_a_failed_one_cost_co
     broke = errors.ProviderUnavailable("gone")
     broke.usage = Usage(3, 0, incomplete=True)
     state = root()
-    state.budget = Budget(tokens=1000)
+    state.budget = Budget(tokens=5000)
     with entered(state):
         got = await retrying(Clock(), broke, failure(errors.RateLimited), "four five").complete(ASKED)
     assert got.usage == Usage(3, 2, llm_calls=1, cost_usd=Decimal("0.007"))
-    assert state.ledger.usage == Usage(6, 2, llm_calls=3, cost_usd=Decimal("0.010"), incomplete=True)
-    assert state.budget.left()[0] == 1000 - 8
+    assert state.ledger.usage == Usage(
+        6,
+        2,
+        llm_calls=3,
+        cost_usd=Decimal("0.010"),
+        incomplete=True,
+        unsettled_tokens=ASKED.max_tokens,
+        unsettled_usd=2 * Decimal(ASKED.max_tokens) / 1000,
+    )
+    assert state.budget.left()[0] == 5000 - 8 - ASKED.max_tokens
 
 
 async def test_a_stream_is_tried_again_before_its_first_chunk_and_not_after():
