@@ -1,14 +1,11 @@
-"""The dashboard and the rules name only metrics that there are, and Prometheus can read them."""
+"""The dashboard and the rules name only metrics that there are. `test_prometheus.py` has Prometheus itself read them."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 from aixgo.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
@@ -51,8 +48,3 @@ def test_every_metric_that_there_is_can_be_seen():
     text = RULES.read_text() + DASHBOARD.read_text()
     unseen = {name for name in on_the_page() if name not in text}
     assert unseen == {"aixgo_agents"}
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_prometheus_can_read_the_rules():
-    subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)
