@@ -1,4 +1,4 @@
-"""The dashboard and the rules name only metrics that there are. `test_prometheus.py` has Prometheus itself read them."""
+"""The dashboard and the rules name only metrics that exist; `test_prometheus.py` has Prometheus itself read them."""
 
 from __future__ import annotations
 
