@@ -55,25 +55,31 @@ async def run_control_plane(
     """
     given = read_environment() if variables is None else variables
     async with set_up(telemetry_settings(None, given, ["control-plane"])):
-        await _serve(listen, lease, probe_interval, ready, stop)
+        registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
+        service = RegistryService(registry)
+        gauges = RegistryGauges(registry, service)  # kept, because its last values are asked for at the very end
+        metrics.observe(gauges)
+        await _serve(registry, service, listen, Prober(registry, interval=probe_interval), ready, stop)
 
 
 async def _serve(
-    listen: str, lease: float, probe_interval: float, ready: Callable[[str], None] | None, stop: asyncio.Event
+    registry: Registry,
+    service: RegistryService,
+    listen: str,
+    prober: Prober,
+    ready: Callable[[str], None] | None,
+    stop: asyncio.Event,
 ) -> None:
-    registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
     server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
-    add_RegistryServiceServicer_to_server(RegistryService(registry), server)
-    gauges = RegistryGauges(registry)
-    metrics.observe(gauges)
-    service = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    checks = add_health_and_reflection(server, [service])
+    add_RegistryServiceServicer_to_server(service, server)
+    name = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+    checks = add_health_and_reflection(server, [name])
     address = bind(server, listen)
     await server.start()
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(sweep(registry), name="lease sweep"),
-        asyncio.create_task(Prober(registry, interval=probe_interval).run(), name="health prober"),
+        asyncio.create_task(prober.run(), name="health prober"),
     ]
     try:
         if ready is not None:

@@ -39,6 +39,8 @@ class RegistryService(RegistryServiceServicer):
     """The registry's RPCs."""
 
     def __init__(self, registry: Registry) -> None:
+        self.watchers = 0
+        """Watches that are open."""
         self._registry = registry
         self._encoder = _Encoder(registry)
 
@@ -86,6 +88,7 @@ class RegistryService(RegistryServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """A snapshot, then every change."""
+        self.watchers += 1
         try:
             if len(request.agents) > MAX_WATCHED_AGENTS:
                 raise InvalidInput(
@@ -96,6 +99,8 @@ class RegistryService(RegistryServiceServicer):
                 yield self._encoder.update(await watch.next())
         except AixgoError as error:
             await abort(context, error)
+        finally:
+            self.watchers -= 1
 
 
 class _Encoder:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 Reading = tuple[str, float, Mapping[str, str]]
-"""The name of a gauge, its value now, and what tells it from others of the name."""
+"""The name of a gauge or total, its value now, and what tells it from others of the name."""
 
 AGENT = "gen_ai.agent.name"
 OUTCOME = "aixgo.outcome"
@@ -55,13 +55,19 @@ GAUGES = {
     "aixgo.instances": ("{instance}", "Instances of other processes that are known, by state."),
     "aixgo.channels": ("{channel}", "Connections to other processes that are kept."),
     "aixgo.registry.instances": ("{instance}", "Instances that this control plane lists, by state."),
+    "aixgo.registry.watchers": ("{watch}", "Processes that follow the list of this control plane."),
 }
+TOTALS = {
+    "aixgo.registry.registrations": ("{instance}", "Instances that came onto the list of this control plane."),
+    "aixgo.registry.expirations": ("{instance}", "Instances whose lease ended because nobody renewed it."),
+}
+"""What only grows, and is counted by the sources themselves."""
 
 _TRIES = 3
 
 
 class Source(Protocol):
-    """Something that has gauges. It is asked from a thread of the exporter's."""
+    """Something that has gauges and totals. It is asked from a thread of the exporter's."""
 
     def readings(self) -> Iterable[Reading]:
         """The values now."""
@@ -156,6 +162,8 @@ class _Instruments:
         }
         for name, (unit, description) in GAUGES.items():
             meter.create_observable_gauge(name, [self._callback(self._values, name)], unit, description)
+        for name, (unit, description) in TOTALS.items():
+            meter.create_observable_counter(name, [self._callback(self._values, name)], unit, description)
 
     def count(self, name: str, key: tuple[str, ...], more: float) -> None:
         counts = self._counts[name]  # counters of OpenTelemetry's, which are asked for instead, take ten times as long
