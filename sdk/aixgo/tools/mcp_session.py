@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from aixgo.errors import ConfigError, WrongState
+from aixgo.telemetry.outside import trace_headers
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -159,6 +160,12 @@ async def _over_http(
         if response.status_code == _NOT_FOUND and _SESSION_HEADER in response.request.headers:
             forgotten()
 
+    async def trace(request: Any) -> None:
+        # The SDK tells the server in `_meta` of the message (MCP SEP-414); proxies on the way read headers only. It
+        # sends a message in the context of the call that the message is from.
+        for name, text in trace_headers().items():
+            request.headers.setdefault(name, text)
+
     http, streamable = importlib.import_module("httpx2"), importlib.import_module("mcp.client.streamable_http")
     # A proxy from the environment is never meant for a server on this machine.
     local = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -166,7 +173,7 @@ async def _over_http(
         headers={name: secret.get_secret_value() for name, secret in endpoint.headers.items()},
         timeout=http.Timeout(_HTTP_TIMEOUT, read=_HTTP_READ_TIMEOUT),
         trust_env=not local,
-        event_hooks={"response": [look]},
+        event_hooks={"request": [trace], "response": [look]},
     )
     return streamable.streamable_http_client(endpoint.url, http_client=await stack.enter_async_context(client))
 
