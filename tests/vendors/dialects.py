@@ -29,19 +29,29 @@ class Said:
 
 
 class Dialect(ABC):
-    """One vendor's format."""
+    """One vendor's format. `name` tells dialects of one vendor apart; `keyed` False: the server wants no key."""
 
     vendor: str
+    name: str
+    keyed: ClassVar[bool] = True
+    embeds: ClassVar[bool] = True
+    spent: ClassVar[Usage] = SPENT
+    """What the answers say that was taken."""
     stops: ClassVar[Mapping[StopReason, str]]
     schema_refusal: ClassVar[str]
     """How a model that has no schema mode refuses it."""
 
-    def __init__(self, vendor: str) -> None:
+    def __init__(self, vendor: str, name: str = "") -> None:
         self.vendor = vendor
+        self.name = name or vendor
 
     @property
     def model(self) -> str:
         return f"{self.vendor}/model-1"
+
+    @property
+    def url_variable(self) -> str:
+        return f"{self.vendor.upper()}_BASE_URL"
 
     @abstractmethod
     def body(self, said: Said) -> Any:
@@ -77,6 +87,20 @@ class Dialect(ABC):
     def sent(self, body: Any) -> str:
         """Everything that is said in a request, of all roles."""
 
+    def embeddings(self, vectors: Sequence[Sequence[float]]) -> Any:
+        """A whole answer of a model of embeddings, to as many texts."""
+        raise NotImplementedError
+
+    def embedded(self, body: Any) -> Sequence[str]:
+        """The texts of a request for embeddings."""
+        raise NotImplementedError
+
+    def embeds_as(self, *vectors: Sequence[float]) -> Handler:
+        async def handle(exchange: Exchange) -> None:
+            await exchange.answer(200, self.embeddings(vectors))
+
+        return handle
+
     def answers(self, said: Said) -> Handler:
         """Answers whole or streamed, as the request wants it."""
 
@@ -94,6 +118,18 @@ class Dialect(ABC):
     def refuses(self, status: int, words: str, **headers: str) -> Handler:
         async def handle(exchange: Exchange) -> None:
             await exchange.answer(status, self.error(status, words), **headers)
+
+        return handle
+
+    def is_cut_off(self, said: Said) -> Handler:
+        """Answers half of what it said that it would, and closes the connection."""
+
+        async def handle(exchange: Exchange) -> None:
+            data = json.dumps(self.body(said)).encode()
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+            exchange.writer.write(head.encode() + data[: len(data) // 2])
+            await exchange.writer.drain()
+            exchange.writer.close()
 
         return handle
 
@@ -178,6 +214,14 @@ class OpenAI(Dialect):
     def sent(self, body: Any) -> str:
         return json.dumps(body["messages"])
 
+    def embeddings(self, vectors: Sequence[Sequence[float]]) -> Any:
+        data = [{"object": "embedding", "index": at, "embedding": list(one)} for at, one in enumerate(vectors)]
+        usage = {"prompt_tokens": 10, "total_tokens": 10}
+        return {"object": "list", "model": "model-1-0613", "data": data[::-1], "usage": usage}
+
+    def embedded(self, body: Any) -> Sequence[str]:
+        return body["input"]
+
     def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> tuple[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return "", {**self.frame, "object": "chat.completion.chunk", "choices": [choice]}
@@ -189,7 +233,54 @@ class XAI(OpenAI):
     usage: ClassVar[Mapping[str, Any]] = {**OpenAI.usage, "completion_tokens": 5}
 
 
+class DeepSeek(OpenAI):
+    """OpenAI's format, without embeddings."""
+
+    embeds = False
+
+
+class Ollama(OpenAI):
+    """OpenAI's format on one's own machine: no key, no details of tokens, `stop` where tools are wanted."""
+
+    keyed = False
+    url_variable = "OLLAMA_HOST"
+    stops: ClassVar[Mapping[StopReason, str]] = {**OpenAI.stops, "tool_calls": "stop"}
+    spent = Usage(prompt_tokens=10, completion_tokens=7)
+    usage: ClassVar[Mapping[str, Any]] = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
+    frame: ClassVar[Mapping[str, Any]] = {**OpenAI.frame, "system_fingerprint": "fp_ollama"}
+
+
+class VLLM(OpenAI):
+    """vLLM's server, as any other of OpenAI's format: `openai/...` at an address of one's own, without a key.
+
+    It has fields of its own, and some of OpenAI's are null.
+    """
+
+    keyed = False
+    spent = Usage(prompt_tokens=10, completion_tokens=7, cached_tokens=4)
+    usage: ClassVar[Mapping[str, Any]] = {
+        "prompt_tokens": 10,
+        "completion_tokens": 7,
+        "total_tokens": 17,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": None,
+    }
+    frame: ClassVar[Mapping[str, Any]] = {**OpenAI.frame, "prompt_logprobs": None, "kv_transfer_params": None}
+
+    def body(self, said: Said) -> Any:
+        made = super().body(said)
+        made["choices"][0] |= {"stop_reason": None, "logprobs": None, "token_ids": None}
+        made["choices"][0]["message"] |= {"reasoning_content": "hm", "refusal": None, "audio": None}
+        return made
+
+    def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> tuple[str, Any]:
+        event, data = super()._delta(delta, reason)
+        data["choices"][0]["delta"] = {"reasoning_content": None, **delta}
+        return event, data
+
+
 class Anthropic(Dialect):
+    embeds = False
     stops: ClassVar[Mapping[StopReason, str]] = {
         "stop": "end_turn",
         "length": "max_tokens",
@@ -320,6 +411,14 @@ class Gemini(Dialect):
     def sent(self, body: Any) -> str:
         return json.dumps([body.get("systemInstruction", ""), body["contents"]])
 
+    def embeddings(self, vectors: Sequence[Sequence[float]]) -> Any:
+        embeddings = [{"values": list(one)} for one in vectors]
+        return {"embeddings": embeddings, "usageMetadata": {"promptTokenCount": 10, "totalTokenCount": 10}}
+
+    def embedded(self, body: Any) -> Sequence[str]:
+        assert {one["model"] for one in body["requests"]} == {"models/model-1"}
+        return [part["text"] for one in body["requests"] for part in one["content"]["parts"]]
+
     def _call(self, use: ToolUse) -> Any:
         return {"functionCall": {"id": use.id, "name": use.name, "args": dict(use.arguments)}}
 
@@ -331,7 +430,15 @@ class Gemini(Dialect):
 
 _STANDARD = str.maketrans("-_", "+/")
 """Google's JSON has base64 in its alphabet for addresses."""
-DIALECTS = (OpenAI("openai"), XAI("xai"), OpenAI("deepseek"), Anthropic("anthropic"), Gemini("gemini"))
+DIALECTS = (
+    OpenAI("openai"),
+    XAI("xai"),
+    DeepSeek("deepseek"),
+    Ollama("ollama"),
+    VLLM("openai", "vllm"),
+    Anthropic("anthropic"),
+    Gemini("gemini"),
+)
 
 
 def pieces(text: str) -> Sequence[str]:

@@ -118,7 +118,7 @@ async def test_a_vendor_that_refuses_costs_one_call_and_no_tokens(
     assert state.ledger.usage == Usage(llm_calls=1, cost_usd=Decimal())
 
 
-async def test_a_call_that_is_cancelled_is_counted_by_estimate_and_closes_the_request(
+async def test_what_a_cancelled_call_may_have_taken_is_unsettled_and_the_request_is_closed(
     vendor: VendorServer, models: Models
 ):
     reached, closed = asyncio.Event(), asyncio.Event()
@@ -137,7 +137,9 @@ async def test_a_call_that_is_cancelled_is_counted_by_estimate_and_closes_the_re
         await task
     async with asyncio.timeout(5):
         await closed.wait()
-    assert state.ledger.usage == Usage(prompt_tokens=10, llm_calls=1, cost_usd=Decimal("0.0002"), incomplete=True)
+    assert state.ledger.usage == Usage(
+        llm_calls=1, cost_usd=Decimal(), incomplete=True, unsettled_tokens=10, unsettled_usd=Decimal("0.0002")
+    )
     assert state.budget is not None
     assert state.budget.tokens == 990
 
