@@ -16,7 +16,8 @@ from types import TracebackType
 from aixgo.call import DEFAULT_TIMEOUT, CallState, entered
 from aixgo.errors import DeadlineExceeded, MailboxFull
 from aixgo.message import Message
-from aixgo.telemetry import spans
+from aixgo.telemetry.endings import ending
+from aixgo.telemetry.invocations import delivery, spent
 from aixgo.usage import Ledger
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,10 @@ class LetterDelivery:
 
     async def __aenter__(self) -> Message:
         deadline = asyncio.get_running_loop().time() + DEFAULT_TIMEOUT
-        state = CallState(deadline, 1, (self._mailbox.owner,), self.message.session_id, Ledger())
-        self._block.enter_context(spans.linked(self._letter.traceparent, f"process {self._mailbox.owner}"))
-        self._block.enter_context(entered(state))
+        owner = self._mailbox.owner
+        self._state = CallState(deadline, 1, (owner,), self.message.session_id, Ledger())
+        self._span = self._block.enter_context(delivery(owner, self.message, self._letter.traceparent))
+        self._block.enter_context(entered(self._state))
         self._timer = await self._block.enter_async_context(asyncio.timeout_at(deadline))
         return self.message
 
@@ -118,6 +120,9 @@ class LetterDelivery:
         if not self._settled:
             self._settled = True
             self._mailbox.settle(self._letter, done=kind is None)
+        spent(self._span, self._state)
+        if error is not None:
+            self._span.fail(ending(error, self._state))  # here: the timer below makes a TimeoutError of it
         try:
             await self._block.__aexit__(kind, error, trace)
         except TimeoutError as late:

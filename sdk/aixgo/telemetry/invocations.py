@@ -7,7 +7,7 @@ Owns the attributes of that span (GenAI conventions, and aixgo.*). Both runtimes
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any, cast
 
@@ -63,24 +63,42 @@ def invocation(agent: Agent, message: Message, state: CallState, instance_id: st
                 span.fail(failure)
                 raise
             finally:
-                _spent(span, state)
+                spent(span, state)
     finally:
         metrics.call_ended(agent.name, failure, perf_counter() - begun)
 
 
+def delivery(agent: str, message: Message, traceparent: str) -> AbstractContextManager[Span]:
+    """Record what is done with one message out of a mailbox: a trace of its own, linked to that of `traceparent`."""
+    attributes = {
+        "gen_ai.agent.name": agent,
+        "gen_ai.conversation.id": message.session_id or None,
+        "messaging.operation.type": "process",
+        "messaging.message.id": message.id,
+        spans.USER: _user(message),
+    }
+    return spans.linked(traceparent, f"process {agent}", attributes)
+
+
 def _attributes(agent: Agent, message: Message, state: CallState, instance_id: str) -> dict[str, Any]:
-    user, tags = message.metadata.get("user_id"), message.metadata.get("trace_tags")
+    tags = message.metadata.get("trace_tags")
     return {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.agent.name": agent.name,
         "gen_ai.conversation.id": state.session_id or None,
-        spans.USER: user[:MAX_LABEL] if isinstance(user, str) else None,
+        spans.USER: _user(message),
         "aixgo.trace_tags": _labels(cast("list[Any]", tags)) if isinstance(tags, list) else None,
         "aixgo.agent.role": agent.role or None,
         "aixgo.agent.path": "/".join(state.path),
         "aixgo.depth": state.depth,
         "aixgo.instance.id": instance_id or None,
     }
+
+
+def _user(message: Message) -> str | None:
+    """On whose behalf a message says that it is."""
+    user = message.metadata.get("user_id")
+    return user[:MAX_LABEL] if isinstance(user, str) else None
 
 
 def _labels(tags: list[Any]) -> list[str]:
@@ -93,7 +111,8 @@ def _ask(span: Span, message: Message) -> None:
         span.set("gen_ai.input.messages", content.messages(policy, [("user", message.text)]))
 
 
-def _spent(span: Span, state: CallState) -> None:
+def spent(span: Span, state: CallState) -> None:
+    """Say on a span what was spent below it."""
     usage = state.ledger.usage
     if usage is NO_USAGE:
         return

@@ -13,6 +13,7 @@ from aixgo.message import Message
 from aixgo.orchestration.base import Limits
 from aixgo.orchestration.parallel import Parallel
 from aixgo.orchestration.sequential import Sequential
+from aixgo.runtime import mailbox
 from aixgo.telemetry import spans
 from aixgo.telemetry.settings import TelemetrySettings
 from aixgo.telemetry.setup import set_up
@@ -120,6 +121,16 @@ async def test_a_member_that_was_not_needed_any_more_was_cancelled(watched: Watc
     await watched.runtime.call("first", "x")
     assert watched.errors()["invoke_agent hangs"] == UNWANTED
     assert watched.counted("hangs") == [UNWANTED]
+
+
+async def test_a_message_whose_time_was_up_has_exceeded_its_deadline(watched: Watched, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mailbox, "DEFAULT_TIMEOUT", 0.05)
+    await watched.runtime.send("quick", "x")
+    delivery = await anext(aiter(watched.runtime.recv("quick")))
+    with pytest.raises(DeadlineExceeded):
+        async with delivery as message:
+            await watched.runtime.call("hangs", message)
+    assert watched.errors() == dict.fromkeys(["works", "invoke_agent hangs", "process quick"], LATE)
 
 
 async def test_what_a_block_says_of_its_failure_stands(watched: Watched):
