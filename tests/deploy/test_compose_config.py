@@ -1,4 +1,4 @@
-"""Rendered Compose files, as Compose itself reads them."""
+"""Compose files, rendered and the repository's own, as Compose itself reads them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
 from tests.deploy.conftest import Run
 from tests.tools.render_deploy import EXAMPLE, ROOT
+
+OBSERVABILITY = ROOT / "deploy" / "observability"
 
 
 @pytest.mark.parametrize("example", [EXAMPLE, ROOT / "examples" / "compose" / "desk.yaml"], ids=lambda path: path.stem)
@@ -21,3 +24,36 @@ def test_compose_takes_what_is_rendered(example: Path, tmp_path: Path, compose: 
     assert read["services"]["triage"]["command"] == ["serve", "/etc/aixgo/fleet.yaml", "--agent=triage"]
     assert Path(read["configs"]["fleet-yaml"]["file"]).resolve() == example
     assert {each["deploy"]["replicas"] for each in read["services"].values()} == {1, 2}
+
+
+def test_the_profile_of_observability_has_all_that_its_services_read(compose: Run):
+    """The images themselves are others' and are not started here."""
+    words = ("--project-directory", ROOT, "--profile", "observability", "config", "--format", "json")
+    services = json.loads(compose(*words))["services"]
+    added = {name: each for name, each in services.items() if each.get("profiles") == ["observability"]}
+    assert set(added) == {"collector", "prometheus", "grafana"}
+    mounted = {
+        name: {volume["target"]: Path(volume["source"]) for volume in each["volumes"] if volume["type"] == "bind"}
+        for name, each in added.items()
+    }
+    assert all(path.is_file() for paths in mounted.values() for path in paths.values())
+    assert mounted["prometheus"]["/etc/prometheus/rules.yml"].samefile(OBSERVABILITY / "rules.yml")
+    provider = yaml.safe_load((OBSERVABILITY / "grafana" / "dashboards.yml").read_text())["providers"][0]
+    assert mounted["grafana"][f"{provider['options']['path']}/dashboard.json"].samefile(
+        OBSERVABILITY / "dashboard.json"
+    )
+    ports = [port for each in added.values() for port in each["ports"]]
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_every_process_is_told_of_the_collector_and_of_none_where_nobody_says_so(
+    compose: Run, monkeypatch: pytest.MonkeyPatch
+):
+    def told() -> set[str]:
+        read = json.loads(compose("--project-directory", ROOT, "config", "--format", "json"))
+        return {each["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] for each in read["services"].values()}
+
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert told() == {""}
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    assert told() == {"http://collector:4317"}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
-from aixgo.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from aixgo.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, TOTALS
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "dashboard.json"
@@ -17,7 +17,7 @@ LABELS = {"gen_ai_agent_name", "gen_ai_request_model", "gen_ai_token_type", "aix
 
 def on_the_page() -> set[str]:
     """The names that a metrics page shows, as OpenTelemetry writes names for Prometheus."""
-    counters = {f"{name}.total" for name in COUNTERS}
+    counters = {f"{name}.total" for name in (*COUNTERS, *TOTALS)}
     histograms = {f"{name}{'.seconds' if unit == 's' else ''}.bucket" for name, (unit, _, _) in HISTOGRAMS.items()}
     return {name.replace(".", "_") for name in counters | histograms | set(GAUGES)}
 

@@ -77,6 +77,11 @@ def test_prometheus_finds_no_fault_with_the_rules():
     assert f"{len(rules())} rules found" in promtool("check", "rules", "--lint-fatal", str(RULES))
 
 
+def test_prometheus_takes_the_configuration_of_compose_with_the_rules_beside_it():
+    said = promtool("check", "config", "--lint-fatal", str(FOLDER / "prometheus.yml"))
+    assert "1 rule files found" in said
+
+
 def test_each_rule_does_what_its_cases_say():
     promtool("test", "rules", str(CASES))
 
@@ -116,7 +121,7 @@ async def test_all_that_rules_and_dashboard_ask_for_is_there_in_a_real_fleet(
             }
             assert {target["health"] for target in await asked.targets()} == {"up"}
             alerts = {alert["metric"]["alertname"] for alert in await asked.query("ALERTS")}
-            assert alerts <= {*RAISED, "AixgoRetries"}
+            assert alerts <= {*RAISED, "AixgoRetries", "AixgoInstancesLost"}
         await fleet.read_pages()
     for page in fleet.emitted.pages.values():
         promtool("check", "metrics", input=page)

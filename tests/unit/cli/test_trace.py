@@ -252,8 +252,8 @@ def test_call_prints_the_tree_of_a_fleet_with_the_instances_that_answered(capsys
     assert len(set(answered)) == 4
     assert execute(["call", "broken", "hello", "--trace", "--stream"]) == Exit.FAILED
     err = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in err[-4:]] == ["broken", "upper", "fails", "aixgo:"]
-    assert re.match(r"  upper  @\S+  ", err[-3])
+    assert [line.split()[0] for line in err[-5:]] == ["broken", "upper", "fails", "aixgo:", "2"]
+    assert re.match(r"  upper  @\S+  ", err[-4])
 
 
 def test_on_a_terminal_the_tree_is_drawn(mesh: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch):
