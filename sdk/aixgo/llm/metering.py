@@ -150,25 +150,33 @@ class Account:
             usd = self.price.most(most.prompt_tokens, most.completion_tokens) if self.price else None
             self.reserved = self.budget.reserve(most.total_tokens, usd)
 
-    def at_most(self, known: Usage, prompt: int, completion: int) -> Usage:
-        """`known` of a call that was broken off, and as unsettled what it may have taken beyond it.
+    def at_most(self, known: Usage, prompt: int, completion: int, *, cached: int = 0) -> Usage:
+        """`known` of a call that was broken off, priced at the least; what it may have taken beyond is unsettled.
 
-        `prompt` and `completion` are the most that it can have taken; a prompt that is known is not estimated.
+        `prompt` and `completion` are the most that it can have taken; a prompt that is known is not estimated. `cached`
+        are the tokens of a known prompt that the vendor may have had in its cache, without having said so.
         """
         most = Usage(known.prompt_tokens or prompt, max(completion, known.completion_tokens))
-        usd = Decimal()
+        least = dearest = None
         if self.price is not None:
-            usd = self.price.most(most.prompt_tokens, most.completion_tokens) - self.price.of(known)
+            least = self.price.of(replace(known, cached_tokens=max(known.cached_tokens, cached)))
+            dearest = self.price.most(most.prompt_tokens, most.completion_tokens)
         return replace(
             known,
             incomplete=True,
+            cost_usd=least,
             unsettled_tokens=most.total_tokens - known.total_tokens,
-            unsettled_usd=max(usd, Decimal()),
+            unsettled_usd=max((dearest or Decimal()) - (least or Decimal()), Decimal()),
         )
 
-    def record(self, usage: Usage, live: Span) -> Usage:
-        """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation."""
-        cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
+    def record(self, usage: Usage, live: Span, *, priced: bool = False) -> Usage:
+        """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation.
+
+        `priced` says that `usage` has its price, as that of `at_most` does.
+        """
+        cost = usage.cost_usd
+        if not priced:
+            cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
         usage = replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))
         self.settled = True
         if self.state is not None:
@@ -221,18 +229,22 @@ class _Meter:
         return replace(completion, usage=usage)
 
     def fail(self, error: BaseException, live: Span) -> None:
-        if not self.account.settled:
-            self.account.record(self._spent_by(error), live)
-
-    def _spent_by(self, error: BaseException) -> Usage:
-        """What a call has taken that ended with this error."""
+        if self.account.settled:
+            return
         known = error.usage if isinstance(error, ProviderError) else NO_USAGE
         told = known != NO_USAGE and not known.incomplete
         if told or not (known.incomplete or broken_off(error) or self.received):
-            return known
+            self.account.record(known, live)
+        else:
+            self.account.record(self._at_most(known), live, priced=True)
+
+    def _at_most(self, known: Usage) -> Usage:
+        """What a call has taken that was broken off, of which this is known."""
+        cached = 0
         if known.total_tokens == 0 and self.received:
             known = self._estimated("".join(self.received))
-        return self.account.at_most(known, estimate_prompt(self.request), self.request.max_tokens)
+            cached = known.prompt_tokens
+        return self.account.at_most(known, estimate_prompt(self.request), self.request.max_tokens, cached=cached)
 
     def _estimated(self, text: str) -> Usage:
         return Usage(
