@@ -11,7 +11,7 @@ from aixgo import errors
 from aixgo.llm.contract import ChatMessage, CompletionRequest
 from aixgo.llm.limits import VendorLimits
 from aixgo.llm.models import Models, ModelSettings
-from aixgo.llm.vendors import endpoint_of
+from aixgo.llm.vendors import VENDORS, endpoint_of, key_variables
 
 
 def test_a_key_may_lie_in_a_file(tmp_path: Path):
@@ -97,6 +97,25 @@ async def test_ollama_is_on_this_machine_and_wants_no_key():
 def test_embeddings_that_are_not_there_name_others(vendor: str):
     with pytest.raises(errors.ConfigError, match="local/minilm"):
         Models(ModelSettings()).embedder(f"{vendor}/x")
+
+
+@pytest.mark.parametrize("page", [".env.example", "docs/MODELS.md"])
+def test_the_variables_of_every_vendor_are_written_down(page: str):
+    text = (Path(__file__).parents[3] / page).read_text()
+    hosted = [vendor for vendor in VENDORS if key_variables(vendor)]
+    assert len(hosted) == 5
+    for vendor in hosted:
+        assert f"{vendor.upper()}_BASE_URL" in text
+        assert key_variables(vendor)[0] in text
+    for name in (
+        "GOOGLE_API_KEY",
+        "OLLAMA_HOST",
+        "_API_KEY_FILE",
+        "_MAX_CONCURRENCY",
+        "_REQUESTS_PER_MINUTE",
+        "_MAX_TRIES",
+    ):
+        assert name in text
 
 
 def test_no_sdk_is_loaded_before_the_first_request():
