@@ -50,6 +50,8 @@ class Received:
     metrics: set[str] = field(default_factory=set)
     metrics_of: dict[str, set[str]] = field(default_factory=dict)
     """The names of metrics by the name of the service that sent them."""
+    metric_bytes: list[bytes] = field(default_factory=list)
+    """What metrics arrived as, which is part of `bytes`."""
     bytes: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -97,6 +99,7 @@ class Receiver:
 
     def take_metrics(self, request: metrics_pb.ExportMetricsServiceRequest, headers: dict[str, str]) -> None:
         self._keep(request, headers)
+        self.received.metric_bytes.append(request.SerializeToString())
         for group in request.resource_metrics:
             service = _values(group.resource.attributes)["service.name"]
             for scope in group.scope_metrics:
