@@ -118,13 +118,14 @@ def test_the_variables_of_every_vendor_are_written_down(page: str):
         assert name in text
 
 
-def test_no_sdk_is_loaded_before_the_first_request():
+def test_no_sdk_and_no_list_of_prices_is_loaded_before_the_first_request():
     program = (
         "import sys, aixgo\n"
         "from aixgo.llm.models import Models, ModelSettings\n"
         "models = Models(ModelSettings())\n"
         "models.chat(['openai/a', 'anthropic/b', 'gemini/c', 'xai/d', 'local/smollm2-135m'])\n"
-        "names = ('openai', 'anthropic', 'google.genai', 'httpx', 'httpx2', 'aiolimiter')\n"
+        "for name in ('openai/text-embedding-3-small', 'gemini/gemini-embedding-001'): models.embedder(name)\n"
+        "names = ('openai', 'anthropic', 'google.genai', 'httpx', 'httpx2', 'aiolimiter', 'genai_prices')\n"
         "print([name for name in names if name in sys.modules])\n"
     )
     done = run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
