@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from base64 import b64encode
-from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from aixgo import errors
 from aixgo.agents.react import ReActAgent
-from aixgo.call import CallState, entered, root
+from aixgo.call import entered, root
 from aixgo.config.spec import AgentSpec
 from aixgo.events import Result
 from aixgo.llm.chat import Chat
-from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, Image, ToolOffer, ToolUse
+from aixgo.llm.contract import ChatMessage, CompletionRequest, Image, ToolOffer, ToolUse
 from aixgo.llm.models import Models
 from aixgo.testing import running
 from aixgo.tools import tool
@@ -26,24 +23,14 @@ from aixgo.tools.toolbox import Toolbox
 from aixgo.usage import Usage
 from pydantic import BaseModel
 
-from tests.unit.llm.vendor_server import Exchange, VendorServer
+from tests.unit.llm.vendor_server import VendorServer
+from tests.vendors.asking import asked, streamed
 from tests.vendors.conftest import KEY, Clock
 from tests.vendors.dialects import Dialect, Said
 
 ADD = ToolOffer("add", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 BOTH = Said("let me see", (ToolUse("c1", "add", {"a": 1}), ToolUse("c2", "add", {"a": 2})), "tool_calls")
 SAID = [Said("Hello there, you"), Said("cut o", stop="length"), BOTH, Said(uses=BOTH.uses[:1], stop="tool_calls")]
-
-
-def asked(text: str = "hello", **more: Any) -> CompletionRequest:
-    return CompletionRequest((ChatMessage("system", "be brief"), ChatMessage("user", text)), **more)
-
-
-async def streamed(chat: Chat, request: CompletionRequest) -> tuple[Sequence[str], Completion]:
-    chunks = [chunk async for chunk in chat.stream(request)]
-    whole = chunks[-1].completion
-    assert whole is not None
-    return [chunk.text for chunk in chunks[:-1]], whole
 
 
 def tokens(usage: Usage) -> Usage:
@@ -239,171 +226,6 @@ async def test_failures_that_pass_are_not_seen(server: VendorServer, dialect: Di
     first, second = clock.naps
     assert first <= 0.5
     assert second <= 1
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_vendor_that_stalls_is_left_at_the_deadline_of_the_call(
-    server: VendorServer, dialect: Dialect, chat: Chat, stream: bool
-):
-    closed = asyncio.Event()
-
-    async def handle(exchange: Exchange) -> None:
-        await exchange.closed_by_peer()
-        closed.set()
-
-    server.handlers = [dialect.answers(Said("warm")), handle]
-    await chat.complete(asked())
-    state = root(timeout=0.2)
-    with entered(state), pytest.raises(errors.ProviderTimeout):
-        await (streamed(chat, asked()) if stream else chat.complete(asked()))
-    async with asyncio.timeout(30):
-        await closed.wait()
-    assert state.ledger.usage.llm_calls == 1
-    assert state.ledger.usage.incomplete
-
-
-async def test_a_stream_that_stalls_is_left_at_the_deadline_of_the_call(
-    server: VendorServer, dialect: Dialect, chat: Chat
-):
-    async def handle(exchange: Exchange) -> None:
-        await exchange.begin_stream()
-        for event, data in dialect.beginning("Hello"):
-            await exchange.send(data, event)
-        await exchange.closed_by_peer()
-
-    server.handlers = [dialect.answers(Said("warm")), handle]
-    await chat.complete(asked())
-    with entered(root(timeout=0.2)), pytest.raises(errors.ProviderTimeout):
-        await streamed(chat, asked())
-
-
-async def test_an_answer_that_breaks_off_is_asked_for_again_and_then_one_typed_error(
-    server: VendorServer, dialect: Dialect, chat: Chat
-):
-    cut = dialect.is_cut_off(Said("Hello there"))
-    server.handlers = [cut, dialect.answers(Said("whole"))]
-    assert (await chat.complete(asked())).text == "whole"
-    server.handlers = [cut, cut, cut]
-    with pytest.raises(errors.ProviderUnavailable, match="broke off"):
-        await chat.complete(asked())
-    assert len(server.seen) == 5
-
-
-@pytest.mark.parametrize("cleanly", [True, False])
-async def test_a_stream_that_breaks_off_is_one_typed_error_and_is_counted(
-    server: VendorServer, dialect: Dialect, chat: Chat, cleanly: bool
-):
-    server.handlers = [dialect.breaks_off(cleanly=cleanly)]
-    state = root()
-    with entered(state):
-        chunks = chat.stream(asked())
-        assert (await anext(chunks)).text == "Hello"
-        with pytest.raises(errors.ProviderUnavailable, match=dialect.model):
-            await anext(chunks)
-    assert len(server.seen) == 1
-    assert state.ledger.usage.llm_calls == 1
-    assert state.ledger.usage.incomplete
-    assert state.ledger.usage.completion_tokens > 0
-
-
-async def test_an_error_inside_a_stream_is_one_typed_error(server: VendorServer, dialect: Dialect, chat: Chat):
-    async def handle(exchange: Exchange) -> None:
-        await exchange.begin_stream()
-        for event, data in dialect.beginning("Hello"):
-            await exchange.send(data, event)
-        await exchange.send(dialect.error(503, "overloaded"), "error" if dialect.vendor == "anthropic" else "")
-        await exchange.end_stream()
-
-    server.handlers = [handle]
-    chunks = chat.stream(asked())
-    assert (await anext(chunks)).text == "Hello"
-    with pytest.raises(errors.ProviderUnavailable, match="overloaded"):
-        await anext(chunks)
-
-
-async def test_garbage_is_one_typed_error(server: VendorServer, dialect: Dialect, chat: Chat):
-    async def handle(exchange: Exchange) -> None:
-        await exchange.begin_stream()
-        for event, data in dialect.beginning("Hello"):
-            await exchange.send(data, event)
-        await exchange.send("{no json", "message_delta" if dialect.vendor == "anthropic" else "")
-        await exchange.end_stream()
-
-    server.handlers = [handle]
-    chunks = chat.stream(asked())
-    assert (await anext(chunks)).text == "Hello"
-    with pytest.raises(errors.ProviderUnavailable):
-        await anext(chunks)
-
-
-async def test_nobody_there_is_unavailable(dialect: Dialect, server: VendorServer, chat: Chat):
-    server.handlers = []  # the server fails and closes the connection
-    with pytest.raises(errors.ProviderUnavailable, match=r"cannot be reached, or broke off"):
-        await chat.complete(asked())
-
-
-async def test_cancelling_a_completion_closes_the_http_request(server: VendorServer, dialect: Dialect, chat: Chat):
-    arrived, closed = asyncio.Event(), asyncio.Event()
-
-    async def handle(exchange: Exchange) -> None:
-        arrived.set()
-        await exchange.closed_by_peer()
-        closed.set()
-
-    server.handlers = [handle]
-    asking = asyncio.create_task(chat.complete(asked()))
-    async with asyncio.timeout(30):
-        await arrived.wait()
-        asking.cancel()
-        await closed.wait()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-
-
-async def test_cancelling_whoever_waits_for_a_stream_closes_the_http_request(
-    server: VendorServer, dialect: Dialect, chat: Chat
-):
-    begun, closed = asyncio.Event(), asyncio.Event()
-
-    async def handle(exchange: Exchange) -> None:
-        await exchange.begin_stream()
-        for event, data in dialect.beginning("Hello"):
-            await exchange.send(data, event)
-        await exchange.closed_by_peer()
-        closed.set()
-
-    async def read() -> None:
-        async for _ in chat.stream(asked()):
-            begun.set()
-
-    server.handlers = [handle]
-    reading = asyncio.create_task(read())
-    async with asyncio.timeout(30):
-        await begun.wait()
-        reading.cancel()
-        await closed.wait()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-
-
-async def test_leaving_a_stream_closes_the_http_request(server: VendorServer, dialect: Dialect, chat: Chat):
-    closed = asyncio.Event()
-
-    async def handle(exchange: Exchange) -> None:
-        await exchange.begin_stream()
-        for event, data in dialect.beginning("Hello"):
-            await exchange.send(data, event)
-        await exchange.closed_by_peer()
-        closed.set()
-
-    server.handlers = [handle]
-    state: CallState = root()
-    with entered(state):
-        async with aclosing(chat.stream(asked())) as chunks:  # pyright: ignore[reportArgumentType]
-            assert (await anext(chunks)).text == "Hello"
-    async with asyncio.timeout(30):
-        await closed.wait()
-    assert state.ledger.usage.incomplete
 
 
 async def test_images_arrive(server: VendorServer, dialect: Dialect, chat: Chat):
