@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from aixgo import LocalRuntime, agent
+from aixgo.agents.llm import LLMAgent
+from aixgo.config.spec import AgentSpec
 from aixgo.errors import DeadlineExceeded, RateLimited
 from aixgo.message import Message
 from aixgo.orchestration.base import Limits
@@ -17,6 +19,7 @@ from aixgo.runtime import mailbox
 from aixgo.telemetry import spans
 from aixgo.telemetry.settings import TelemetrySettings
 from aixgo.telemetry.setup import set_up
+from aixgo.testing import Reply, ScriptedModel, scripted_models
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -39,10 +42,15 @@ class Watched:
 
     def counted(self, name: str) -> Sequence[str]:
         """The outcomes that calls of an agent are counted by."""
-        with urllib.request.urlopen(self._page, timeout=5) as page:
-            lines = page.read().decode().splitlines()
-        calls = [line for line in lines if line.startswith("aixgo_calls_total") and f'"{name}"' in line]
+        calls = [
+            line for line in self.page().splitlines() if line.startswith("aixgo_calls_total") and f'"{name}"' in line
+        ]
         return [line.partition('aixgo_outcome="')[2].partition('"')[0] for line in calls]
+
+    def page(self) -> str:
+        """The metrics page."""
+        with urllib.request.urlopen(self._page, timeout=5) as page:
+            return page.read().decode()
 
 
 @pytest.fixture
@@ -106,6 +114,16 @@ async def test_a_stream_that_its_reader_left_was_cancelled(watched: Watched):
         await watched.begun.wait()
     assert watched.errors() == {"works": UNWANTED, "invoke_agent hangs": UNWANTED}
     assert watched.counted("hangs") == [UNWANTED]
+
+
+async def test_a_model_that_took_too_long_is_counted_so(watched: Watched):
+    model = ScriptedModel([Reply("late", gate=asyncio.Event())])
+    spec = AgentSpec(name="writer", role="llm", model=("test/m",))
+    watched.runtime.register(LLMAgent(spec, models=scripted_models(m=model)))
+    with pytest.raises(DeadlineExceeded):
+        await watched.runtime.call("writer", "x", timeout=0.1)
+    assert watched.errors() == {"chat m": LATE, "invoke_agent writer": LATE}
+    assert f'error_type="{LATE}"' in watched.page()
 
 
 async def test_a_member_that_the_others_could_not_wait_for_has_exceeded_its_deadline(watched: Watched):
