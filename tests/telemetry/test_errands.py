@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -34,10 +35,18 @@ def in_session(errands: Errands, name: str, session: str) -> Seen:
     return found
 
 
-def test_no_span_of_anything_is_without_its_parent(errands: Errands):
+def test_each_request_and_message_is_one_trace_and_no_span_is_without_its_parent(errands: Errands):
     traces = errands.emitted.received.traces()
-    assert len(traces) >= 9
     assert [span for spans in traces.values() for span in orphans(spans)] == []
+    roots = [span.name for spans in traces.values() for span in spans if not span.parent_id]
+    assert Counter(roots) == {
+        **dict.fromkeys(["client calls", "client streams", "process keeper", "process archive"], 1),
+        "invoke_agent sender": 1,
+        "invoke_agent patient": 1,
+        "invoke_agent hangs": 3,
+        "MCP send server/discover": 2,  # a session outlives the call that it was opened for
+    }
+    assert len(roots) == len(traces)
 
 
 def test_nothing_goes_wrong_unnoticed(errands: Errands):
