@@ -51,7 +51,7 @@ class Image:
 
     data: bytes = field(default=b"", repr=False)
     media_type: str = ""
-    url: str = ""
+    url: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.data) == bool(self.url):

@@ -13,6 +13,7 @@ from aixgo.errors import AixgoError, ConfigError
 from aixgo.llm.models import ModelSettings
 from aixgo.llm.vendors import key_variables
 from aixgo.llm.weights import find_weights, models_dir
+from aixgo.telemetry.secrets import scrub
 
 from aixgo_services.doctor.findings import Finding, ok, problem, warning
 from aixgo_services.needs.secrets import LANGFUSE_KEYS
@@ -46,7 +47,9 @@ def check_model(model: str | None, variables: Mapping[str, str]) -> Finding:
     """Whether the weights of the embedded model are there; `model` is the name by which a file uses it."""
     settings = ModelSettings.from_environment(variables)
     if settings.local_url:
-        return ok("embedded model", f"served by another process, at {settings.local_url} (AIXGO_LOCAL_MODEL_URL)")
+        return ok(
+            "embedded model", f"served by another process, at {scrub(settings.local_url)} (AIXGO_LOCAL_MODEL_URL)"
+        )
     weights = find_weights(settings.model_dir)
     if weights is not None:
         return ok("embedded model", str(weights))
@@ -72,7 +75,7 @@ def _key(vendor: str, settings: ModelSettings, variables: Mapping[str, str]) -> 
     if vendor in settings.keys:
         return ok(check, f"{next(name for name in names if variables.get(name))} is set")
     if vendor == _COMPATIBLE and vendor in settings.urls:
-        return ok(check, f"{names[0]} is not set; the server at {settings.urls[vendor]} may want none")
+        return ok(check, f"{names[0]} is not set; the server at {scrub(settings.urls[vendor])} may want none")
     fix = f"set {names[0]}, or add it to .env; or set {names[1]} to the path of a file that has it"
     return problem(check, f"{names[0]} is not set, and the file uses {vendor}/...", fix)
 

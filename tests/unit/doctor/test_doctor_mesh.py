@@ -90,6 +90,15 @@ def test_a_server_of_the_openai_format_may_want_no_key():
     assert "http://localhost:8000/v1" in found.what
 
 
+def test_a_password_in_an_address_is_not_shown():
+    address = f"http://me:{SECRET}@gpu:8000/v1"
+    (found,) = mesh.check_keys(["openai"], {"OPENAI_BASE_URL": address})
+    served = mesh.check_model("local/smollm2-135m", {"AIXGO_LOCAL_MODEL_URL": address})
+    for told in (found.what, served.what):
+        assert "gpu:8000/v1" in told
+        assert SECRET not in told
+
+
 def test_a_key_in_a_file_or_under_another_name_is_told_by_the_variable_that_has_it(tmp_path):
     (tmp_path / "key").write_text(SECRET)
     found = mesh.check_keys(

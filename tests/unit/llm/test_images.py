@@ -99,5 +99,6 @@ def test_whatever_comes_is_read_or_refused(given: Any):
         assert len(images_of(Message("x", {"images": given}))) == len(given or ())
 
 
-def test_the_bytes_of_an_image_are_not_shown():
+def test_the_bytes_of_an_image_and_its_address_are_not_shown():
     assert "png'" not in repr(Image(b"secret-png", "image/jpeg"))
+    assert "s3cr3t" not in repr(Image(url="https://example.com/a.jpg?signature=s3cr3t"))
