@@ -81,7 +81,10 @@ async def test_each_request_is_one_trace_without_orphans_and_with_the_right_pare
     for spans in traces.values():
         check_tree(spans)
     assert {span.resource["service.name"] for span in receiver.received.spans} == set(NAMES)
-    assert "aixgo.calls" in receiver.received.metrics
+    told = receiver.received.metrics_of
+    assert set(told) == {"control-plane", *NAMES}
+    assert all("aixgo.calls" in told[name] for name in NAMES)
+    assert "aixgo.registry.registrations" in told["control-plane"]
 
 
 def check_tree(spans: list[Seen]) -> None:
