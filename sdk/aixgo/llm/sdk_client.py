@@ -32,6 +32,7 @@ from aixgo.errors import (
     RateLimited,
 )
 from aixgo.llm.contract import ELSEWHERE, Chunk, Completion, CompletionRequest
+from aixgo.telemetry.secrets import scrub
 from aixgo.usage import NO_USAGE, Usage
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Endpoint:
     """
 
     vendor: str
-    base_url: str
+    base_url: str = field(repr=False)  # it may hold a password
     key: SecretStr | None = field(default=None, repr=False)
     key_env: str = ""
     native_schema: bool = True
@@ -305,14 +306,14 @@ class SdkClient(ABC):
         return error
 
     def _masked(self, words: str) -> str:
-        """Words from outside: without the key, which may be quoted in them, and cut."""
+        """Words from outside: without what is secret, which may be quoted in them, and cut."""
         key = self.endpoint.key
         if key is not None and key.get_secret_value():
             words = words.replace(key.get_secret_value(), "***")
-        return words[:_CUT]
+        return scrub(words)[:_CUT]
 
     def _where(self, model: str) -> str:
-        return f"{self.vendor}/{model} at {self.endpoint.base_url}"
+        return f"{self.vendor}/{model} at {scrub(self.endpoint.base_url)}"
 
 
 def time_left() -> float:

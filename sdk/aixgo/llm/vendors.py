@@ -74,7 +74,7 @@ class ModelSettings:
     """
 
     keys: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr])
-    urls: Mapping[str, str] = field(default_factory=dict[str, str])
+    urls: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # one may hold a password
     local_url: str = ""
     model_dir: Path | None = None
     limits: Mapping[str, VendorLimits] = field(default_factory=dict[str, VendorLimits])
