@@ -253,6 +253,7 @@ def test_call_prints_the_tree_of_a_fleet_with_the_instances_that_answered(capsys
     assert execute(["call", "broken", "hello", "--trace", "--stream"]) == Exit.FAILED
     err = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in err[-5:]] == ["broken", "upper", "fails", "aixgo:", "2"]
+    assert re.match(r"broken  @\S+  ", err[-5])
     assert re.match(r"  upper  @\S+  ", err[-4])
 
 
