@@ -30,7 +30,13 @@ from tests.vendors.dialects import Dialect, Said
 
 ADD = ToolOffer("add", "adds", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 BOTH = Said("let me see", (ToolUse("c1", "add", {"a": 1}), ToolUse("c2", "add", {"a": 2})), "tool_calls")
-SAID = [Said("Hello there, you"), Said("cut o", stop="length"), BOTH, Said(uses=BOTH.uses[:1], stop="tool_calls")]
+SAID = [
+    Said("Hello there, you"),
+    Said("cut o", stop="length"),
+    Said("I will not", stop="refused"),
+    BOTH,
+    Said(uses=BOTH.uses[:1], stop="tool_calls"),
+]
 
 
 def tokens(usage: Usage) -> Usage:
@@ -38,7 +44,7 @@ def tokens(usage: Usage) -> Usage:
     return replace(usage, llm_calls=0, cost_usd=None, unpriced_calls=0, cache_write_tokens=0)
 
 
-@pytest.mark.parametrize("said", SAID, ids=["text", "cut", "text and tools", "tool"])
+@pytest.mark.parametrize("said", SAID, ids=["text", "cut", "refused", "text and tools", "tool"])
 async def test_a_stream_gives_what_a_whole_answer_gives(server: VendorServer, dialect: Dialect, chat: Chat, said: Said):
     server.handlers = [dialect.answers(said), dialect.answers(said)]
     whole = await chat.complete(asked(tools=(ADD,)))
