@@ -116,6 +116,8 @@ class Attempts:
         failure = error.error if isinstance(error, TransportFailed) else error
         if not isinstance(failure, AixgoError):
             return False
+        if failure.accepted:
+            self._state.instance_id = instance.instance_id
         if broken:
             self._replicas.failed(instance, refused=not failure.accepted)
             self.grant.lose() if failure.accepted else self.grant.settle(NO_USAGE)
