@@ -40,7 +40,7 @@ class Usage:
     """Tokens of LLM calls that were broken off, and of grants whose callee did not say what it spent: at most so many
     were spent on top."""
     unsettled_usd: Decimal = Decimal()
-    """The same in USD. `incomplete` is True wherever a call did not say what it spent, also where no budget bounds it."""
+    """The same in USD. `incomplete` is True wherever a call did not say what it spent, without a budget too."""
 
     @property
     def total_tokens(self) -> int:

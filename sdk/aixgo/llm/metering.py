@@ -34,6 +34,7 @@ from aixgo.errors import InternalError, ProviderError, ProviderTimeout
 from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, SchemaT
 from aixgo.llm.price import Price
 from aixgo.llm.pricing import Prices
+from aixgo.llm.provider_names import provider_name
 from aixgo.llm.structured import complete_structured
 from aixgo.message import to_json
 from aixgo.telemetry.llm import answered, asked, operation
@@ -103,7 +104,7 @@ class Metered:
         state = current()
         return {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": self.vendor,
+            "gen_ai.provider.name": provider_name(self.vendor),
             "gen_ai.request.model": request.model,
             "gen_ai.request.max_tokens": request.max_tokens,
             "gen_ai.request.temperature": request.temperature,

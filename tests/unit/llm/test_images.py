@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any
@@ -14,11 +15,17 @@ from aixgo.config.spec import AgentSpec
 from aixgo.llm.contract import MAX_IMAGE_BYTES, ChatMessage, Image, ToolUse
 from aixgo.llm.images import MAX_IMAGES, images_of
 from aixgo.llm.scripted import Reply
+from aixgo.telemetry import content
+from aixgo.telemetry.content import ContentPolicy
 from aixgo.testing import ScriptedModel, running, scripted_models
 from aixgo.tools import tool
 from aixgo.tools.toolbox import Toolbox
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 PNG = {"media_type": "image/png", "data": b64encode(b"png").decode()}
 URL = {"url": "https://example.com/a.jpg"}
@@ -97,6 +104,33 @@ def test_an_image_that_cannot_be_shown_is_refused_with_its_place(given: Any, tol
 def test_whatever_comes_is_read_or_refused(given: Any):
     with suppress(errors.InvalidInput):
         assert len(images_of(Message("x", {"images": given}))) == len(given or ())
+
+
+@pytest.mark.parametrize("role", [LLMAgent, ReActAgent])
+async def test_traces_and_logs_say_what_an_image_is_and_never_show_it(
+    role: type[LLMAgent | ReActAgent], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    caplog.set_level(logging.DEBUG)
+    signed = {"url": "https://someone:pass@example.com/a.jpg?signature=s3cr3t"}
+    agent = role(AgentSpec(name="a", role=role.role, model=("test/echo",)), models=scripted_models())
+    before = content.use(ContentPolicy(capture=True))
+    try:
+        async with running(agent) as runtime:
+            await runtime.call("a", Message("what is it?", {"images": [PNG, signed]}))
+    finally:
+        content.use(before)
+    spans = {one.name: dict(one.attributes or {}) for one in exporter.get_finished_spans()}
+    told = str(spans["chat echo"]["gen_ai.input.messages"])
+    assert "[image: image/png, 3 bytes]" in told
+    assert "[image: https://example.com/a.jpg]" in told
+    assert "what is it?" in told
+    for shown in (str(spans), caplog.text):
+        assert PNG["data"] not in shown
+        assert "s3cr3t" not in shown
+        assert "pass@" not in shown
 
 
 def test_the_bytes_of_an_image_and_its_address_are_not_shown():
