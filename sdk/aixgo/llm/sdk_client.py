@@ -208,15 +208,18 @@ class SdkClient(ABC):
                         if text:
                             yield Chunk(text)
             if not answer.finished:
-                raise ProviderUnavailable(
-                    f"{self._where(request.model)} ended its stream before the answer was complete"
-                )
+                raise self._cut_short(request.model)
         except ProviderError as error:
             # What the vendor reported before it broke off is known better than any estimate.
-            if not answer.texts and error.usage == NO_USAGE and answer.usage != NO_USAGE:
+            if not answer.texts and not error.usage.total_tokens and answer.usage != NO_USAGE:
                 error.usage = replace(answer.usage, incomplete=True)
             raise
         yield Chunk(completion=answer.completion())
+
+    def _cut_short(self, model: str) -> ProviderUnavailable:
+        error = ProviderUnavailable(f"{self._where(model)} ended its stream before the answer was complete")
+        error.usage = Usage(incomplete=True)  # the vendor was at work, and may charge for what has not come
+        return error
 
     async def _open(self) -> Opened:
         async with self._opening:
