@@ -25,7 +25,7 @@ from tests.vendors.dialects import DIALECTS, Dialect, Said
 ASKED = CompletionRequest((ChatMessage("user", "hello there"),), max_tokens=50)
 MOST = estimate_prompt(ASKED) + ASKED.max_tokens
 
-each_vendor = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.vendor)
+each_vendor = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
 
 @asynccontextmanager
@@ -78,6 +78,23 @@ async def test_a_completion_whose_connection_is_lost_may_have_taken_all_that_it_
     async with chatting(dialect, breaking) as chat:
         spent, error = await spent_on(chat)
     assert isinstance(error, errors.ProviderUnavailable)
+    assert (spent.llm_calls, spent.total_tokens, spent.incomplete, spent.unsettled_tokens) == (1, 0, True, MOST)
+
+
+@each_vendor
+async def test_a_stream_that_ends_before_it_said_anything_may_have_taken_all_that_it_asked_for(
+    dialect: Dialect,
+) -> None:
+    async def ends(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 0\r\n\r\n")
+        await exchange.writer.drain()
+
+    state = root(30.0)
+    async with chatting(dialect, ends) as chat:
+        with entered(state), pytest.raises(errors.ProviderUnavailable, match="before the answer was complete"):
+            async for _ in chat.stream(ASKED):
+                pass
+    spent = state.ledger.usage
     assert (spent.llm_calls, spent.total_tokens, spent.incomplete, spent.unsettled_tokens) == (1, 0, True, MOST)
 
 
