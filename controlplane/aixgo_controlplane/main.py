@@ -59,28 +59,31 @@ async def run_control_plane(
     """
     given = read_environment() if variables is None else variables
     async with set_up(telemetry_settings(None, given, ["control-plane"])):
-        await _serve(listen, lease, probe_interval, security or Security(), ready, stop)
+        security = security or Security()
+        registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
+        service = RegistryService(registry, security)
+        gauges = RegistryGauges(registry, service)  # kept, because its last values are asked for at the very end
+        metrics.observe(gauges)
+        prober = Prober(registry, interval=probe_interval, dial=partial(open_channel, security=security))
+        await _serve(registry, service, listen, prober, security, ready, stop)
 
 
 async def _serve(
+    registry: Registry,
+    service: RegistryService,
     listen: str,
-    lease: float,
-    probe_interval: float,
+    prober: Prober,
     security: Security,
     ready: Callable[[str], None] | None,
     stop: asyncio.Event,
 ) -> None:
-    registry = Registry(os.urandom(8).hex(), monotonic, lease=lease)
     server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
-    add_RegistryServiceServicer_to_server(RegistryService(registry, security), server)
-    gauges = RegistryGauges(registry)
-    metrics.observe(gauges)
-    service = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    checks = add_health_and_reflection(server, [service], security)
+    add_RegistryServiceServicer_to_server(service, server)
+    name = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+    checks = add_health_and_reflection(server, [name], security)
     address = bind(server, listen, security)
     await server.start()
     health_port = await open_health_port(checks, address, security)
-    prober = Prober(registry, interval=probe_interval, dial=partial(open_channel, security=security))
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="stop"),
         asyncio.create_task(sweep(registry), name="lease sweep"),

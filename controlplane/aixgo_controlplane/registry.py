@@ -91,6 +91,8 @@ class Registry:
     ) -> None:
         self.epoch = epoch
         self.version = 0
+        self.registrations = self.expirations = 0
+        """Instances that were listed, and that expired, since it began."""
         self._default_lease = self._longest_lease = min(max(lease, MIN_LEASE), MAX_LEASE)
         self._clock = clock
         self._forgiven = 0.0
@@ -164,6 +166,7 @@ class Registry:
                 self._schedule(lease)
                 continue
             gone.append(lease.listed)
+            self.expirations += 1
             self._bury(Removal(lease.announced.instance_id, lease.announced.seq, expired=True), lease)
         self._tombstones.forget(now)
         return gone
@@ -255,6 +258,7 @@ class Registry:
             )
         self._tombstones.lift(instance.instance_id)
         lease = Lease(instance, instance, seconds, now + seconds)
+        self.registrations += 1
         self._leases[instance.instance_id] = lease
         self._index(lease)
         self._publish(None, instance, None)

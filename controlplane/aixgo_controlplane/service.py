@@ -45,6 +45,8 @@ class RegistryService(RegistryServiceServicer):
     """
 
     def __init__(self, registry: Registry, security: Security | None = None) -> None:
+        self.watchers = 0
+        """Watches that are open."""
         self._registry = registry
         self._security = security or Security()
         self._encoder = _Encoder(registry)
@@ -105,6 +107,7 @@ class RegistryService(RegistryServiceServicer):
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """A snapshot, then every change."""
+        self.watchers += 1
         try:
             self._security.caller(context)
             if len(request.agents) > MAX_WATCHED_AGENTS:
@@ -116,6 +119,8 @@ class RegistryService(RegistryServiceServicer):
                 yield self._encoder.update(await watch.next())
         except AixgoError as error:
             await abort(context, error)
+        finally:
+            self.watchers -= 1
 
     async def _admit(self, context: Context) -> None:
         """End the RPC of a caller that does not say who it is."""

@@ -37,9 +37,10 @@ class Usage:
     cache_write_tokens: int = 0
     """Of `prompt_tokens`, those that the vendor wrote into its cache; none of them is among `cached_tokens`."""
     unsettled_tokens: int = 0
-    """Tokens that a call was granted which did not say what it spent: at most so many were spent on top."""
+    """Tokens of LLM calls that were broken off, and of grants whose callee did not say what it spent: at most so many
+    were spent on top."""
     unsettled_usd: Decimal = Decimal()
-    """The same in USD. Both are 0 where no budget set a limit; `incomplete` is True in any case."""
+    """The same in USD. `incomplete` is True wherever a call did not say what it spent, without a budget too."""
 
     @property
     def total_tokens(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aixgo.call import CallState, entered
+from aixgo.call import Budget, CallState, entered
 from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
 from aixgo.launch import make_security, telemetry_settings
@@ -77,9 +77,11 @@ class MeshAgents:
             )
 
     def call(self, call: IncomingCall, state: CallState) -> Awaitable[Message]:
+        _hand_on(state)
         return self._remote.call(call.agent, call.message, state, DEFAULT_OPTIONS, call.trace)
 
     def stream(self, call: IncomingCall, state: CallState) -> AsyncGenerator[Event]:
+        _hand_on(state)
         return self._remote.stream(call.agent, call.message, state, DEFAULT_OPTIONS, call.trace)
 
     async def deliver(self, name: str, letter: Letter) -> str:
@@ -88,6 +90,23 @@ class MeshAgents:
         sender = CallState(deadline, len(letter.sender), letter.sender, letter.message.session_id, Ledger())
         with entered(sender if letter.sender else None):
             return await self._remote.send(name, letter.message, (letter.traceparent, "", ""))
+
+
+class _HandedOn(Budget):
+    """The grant of a call that goes on as it came: nothing is kept back, because nothing is spent here.
+
+    An attempt that is lost has all of it, so that another one after it finds nothing to spend.
+    """
+
+    __slots__ = ()
+
+    def grant(self) -> Budget:
+        return self.lend()
+
+
+def _hand_on(state: CallState) -> None:
+    if state.budget is not None:
+        state.budget = _HandedOn(above=state.budget)
 
 
 async def serve_gateway(

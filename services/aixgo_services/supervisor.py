@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
 
 from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import ConfigError, Unavailable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from aixgo.config.schema import Config
+    from aixgo.config.schema import Config, ObservabilitySpec
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +66,31 @@ def plan(
     """The processes that a configuration needs. `model` is the host:port of a model server; None for none."""
     common = {name: value for name, value in environment.items() if name not in _OF_ONE_PROCESS}
     serving = common | ({"AIXGO_LOCAL_MODEL_URL": f"http://{model}/v1"} if model else {})
-    specs = [ProcessSpec(CONTROL_PLANE, ("controlplane", f"--listen={control_plane}"), _SERVICES)]
+    told = told_of_telemetry(config.observability, common)
+    arguments = ("controlplane", f"--listen={control_plane}", "--with-parent")
+    specs = [ProcessSpec(CONTROL_PLANE, arguments, _SERVICES, environment=told)]
     if model:
-        specs.append(ProcessSpec(MODEL_SERVER, ("model", "serve", f"--listen={model}"), _SERVICES))
-    specs = [replace(spec, arguments=(*spec.arguments, "--with-parent"), environment=common) for spec in specs]
+        arguments = ("model", "serve", f"--listen={model}", "--with-parent")
+        specs.append(ProcessSpec(MODEL_SERVER, arguments, _SERVICES, environment=common))
     stages = {agent.name: _AGENTS for agent in config.agents} | {each.name: _ORCHESTRATIONS for each in config.patterns}
     for name, stage in stages.items():
         for title, port in _replicas(config, name):
             arguments = ("serve", str(file), f"--agent={name}", f"--listen=127.0.0.1:{port}")
-            told = (*arguments, f"--control-plane={control_plane}", "--with-parent")
-            specs.append(ProcessSpec(title, told, stage, (name,), serving))
+            listed = (*arguments, f"--control-plane={control_plane}", "--with-parent")
+            specs.append(ProcessSpec(title, listed, stage, (name,), serving))
     page = Settings.read(environment).metrics_address or config.observability.prometheus
     return with_metrics_pages(specs, page) if page else specs
+
+
+def told_of_telemetry(spec: ObservabilitySpec, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """`environment`, and what `spec` says of where telemetry goes where it does not: for a process without a file."""
+    headers = (f"{name}={quote(value.get_secret_value(), safe='')}" for name, value in spec.headers.items())
+    asked: dict[str, str] = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": spec.otlp or "",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": spec.protocol or "",
+        "OTEL_EXPORTER_OTLP_HEADERS": ",".join(headers),
+    }
+    return {**environment, **{name: text for name, text in asked.items() if text and not environment.get(name)}}
 
 
 def with_metrics_pages(specs: Sequence[ProcessSpec], page: str) -> list[ProcessSpec]:

@@ -1,4 +1,4 @@
-"""Rendered Compose files, as Compose itself reads them."""
+"""Compose files, rendered and the repository's own, as Compose itself reads them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
 from tests.deploy.conftest import Run
 from tests.tools.render_deploy import EXAMPLE, ROOT
+
+OBSERVABILITY = ROOT / "deploy" / "observability"
 
 
 @pytest.mark.parametrize("example", [EXAMPLE, ROOT / "examples" / "compose" / "desk.yaml"], ids=lambda path: path.stem)
@@ -36,3 +39,36 @@ def test_over_the_fleet_mtls_gives_each_process_of_the_mesh_a_certificate_that_i
         assert not told["AIXGO_ALLOW_INSECURE"]
         assert services[name]["depends_on"]["certs"]["condition"] == "service_completed_successfully"
         assert told["AIXGO_TLS_SERVER_NAME"] in services["certs"]["command"]
+
+
+def test_the_profile_of_observability_has_all_that_its_services_read(compose: Run):
+    """The images themselves are others' and are not started here."""
+    words = ("--project-directory", ROOT, "--profile", "observability", "config", "--format", "json")
+    services = json.loads(compose(*words))["services"]
+    added = {name: each for name, each in services.items() if each.get("profiles") == ["observability"]}
+    assert set(added) == {"collector", "prometheus", "grafana"}
+    mounted = {
+        name: {volume["target"]: Path(volume["source"]) for volume in each["volumes"] if volume["type"] == "bind"}
+        for name, each in added.items()
+    }
+    assert all(path.is_file() for paths in mounted.values() for path in paths.values())
+    assert mounted["prometheus"]["/etc/prometheus/rules.yml"].samefile(OBSERVABILITY / "rules.yml")
+    provider = yaml.safe_load((OBSERVABILITY / "grafana" / "dashboards.yml").read_text())["providers"][0]
+    assert mounted["grafana"][f"{provider['options']['path']}/dashboard.json"].samefile(
+        OBSERVABILITY / "dashboard.json"
+    )
+    ports = [port for each in added.values() for port in each["ports"]]
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_every_process_is_told_of_the_collector_and_of_none_where_nobody_says_so(
+    compose: Run, monkeypatch: pytest.MonkeyPatch
+):
+    def told() -> set[str]:
+        read = json.loads(compose("--project-directory", ROOT, "config", "--format", "json"))
+        return {each["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] for each in read["services"].values()}
+
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert told() == {""}
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    assert told() == {"http://collector:4317"}

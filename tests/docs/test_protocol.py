@@ -10,8 +10,8 @@ import pytest
 from aixgo import errors
 from aixgo.call import DEFAULT_TIMEOUT, MAX_DEPTH
 from aixgo.errors import AixgoError
+from aixgo.mailboxes.contract import MAX_DELIVERIES
 from aixgo.runtime.base import MAILBOX_SIZE
-from aixgo.runtime.mailbox import MAX_ATTEMPTS
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, REMEMBERED
 from aixgo.v1 import agent_pb2, types_pb2
 from aixgo_controlplane.registry import DEFAULT_LEASE, MAX_LEASE
@@ -55,7 +55,7 @@ def test_every_rpc_of_an_agent_is_explained() -> None:
         f"({MAX_CONCURRENT_CALLS:,} at once by default)",
         f"({DEFAULT_LEASE:.0f} s unless it asks for another, from 1 s to {MAX_LEASE:.0f} s)",
         f"holds {MAILBOX_SIZE} messages by default",
-        f"{['no', 'one', 'two', 'three', 'four', 'five'][MAX_ATTEMPTS]} times in all",
+        f"{['no', 'one', 'two', 'three', 'four', 'five'][MAX_DELIVERIES]} times in all",
     ],
 )
 def test_a_limit_is_what_the_code_has(said: str) -> None:

@@ -32,11 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a tree: what its caller was told, what the ledger above it says, and what the vendor billed."""
+    """What became of a tree: what its caller was told, what the ledger above it says, what the vendor billed, and what
+    of that can be known.
+    """
 
     told: Usage
     ledger: Usage
     billed: Usage
+    known: Usage
     budget: Budget
     error: AixgoError | None
 
@@ -64,7 +67,7 @@ class Mesh:
                 told = (await self.runtime.call(tree["agent"], {**tree, "tree": name, "bill": str(self.bill)})).usage
             except AixgoError as failed:
                 told, error = failed.usage, failed
-        return Run(told, above.ledger.usage, billed(self.bill, name), budget, error)
+        return Run(told, above.ledger.usage, *billed(self.bill, name), budget, error)
 
 
 @pytest.fixture(scope="session")

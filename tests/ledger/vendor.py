@@ -1,7 +1,8 @@
 """A vendor of language models that writes down what it bills: the other side of every ledger under test.
 
-Owns the form of the bill, a file that each process of a fleet appends to, one line for each LLM call. What a request
-does stands in its `extra`, so a tree says beforehand what each of its calls will take. Above: `cast.py`.
+Owns the form of the bill, a file that each process of a fleet appends to, one line for each LLM call: what it cost, and
+what its caller can know of that. What a request does stands in its `extra`, so a tree says beforehand what each of its
+calls will take. Above: `cast.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PIECE = "abcd"
 class Vendor:
     """Answers, refuses, fails or hangs as the request says, and bills for it.
 
-    A call that is cancelled is billed by the rule that metering estimates it by, so that the two can be compared.
+    A call that is broken off is billed for something between what has come of it and all that it asked for.
     """
 
     vendor = "shop"
@@ -41,7 +42,7 @@ class Vendor:
         try:
             return await self._answer(request)
         except asyncio.CancelledError:
-            self._bill(request, cut_off(request, told=0))
+            self._bill(request, broken_off(request, told=0), seen(request, told=0))
             raise
 
     async def stream(self, request: CompletionRequest) -> AsyncIterator[Chunk]:
@@ -53,7 +54,7 @@ class Vendor:
                 yield Chunk(PIECE)
             completion = await self._answer(request)
         except (asyncio.CancelledError, GeneratorExit):
-            self._bill(request, cut_off(request, told))
+            self._bill(request, broken_off(request, told), seen(request, told))
             raise
         yield Chunk(completion=completion)
 
@@ -74,8 +75,8 @@ class Vendor:
             raise failed
         return Completion(PIECE, request.model, spent)
 
-    def _bill(self, request: CompletionRequest, spent: Usage) -> None:
-        line = json.dumps([request.extra["tree"], request.model, asdict(spent)], default=str)
+    def _bill(self, request: CompletionRequest, spent: Usage, known: Usage | None = None) -> None:
+        line = json.dumps([request.extra["tree"], request.model, asdict(spent), asdict(known or spent)], default=str)
         with Path(request.extra["bill"]).open("a") as file:
             file.write(f"{line}\n")
 
@@ -100,23 +101,42 @@ def taken(request: CompletionRequest) -> Usage:
     )
 
 
-def cut_off(request: CompletionRequest, told: int) -> Usage:
-    """What a call takes that is cancelled after so many pieces."""
-    return Usage(estimate_prompt(request), estimate_tokens(PIECE * told))
+def broken_off(request: CompletionRequest, told: int) -> Usage:
+    """What is billed for a call that is broken off after so many pieces: sometimes nothing, sometimes all of it."""
+    if not told and not request.extra["takes"]["completion"] % 3:
+        return Usage()
+    all_of_it = taken(request)
+    return replace(all_of_it, completion_tokens=max(all_of_it.completion_tokens, told), reasoning_tokens=0)
 
 
-def billed(bill: Path, tree: str) -> Usage:
-    """All that was billed for a tree."""
-    total = Usage()
+def seen(request: CompletionRequest, told: int) -> Usage:
+    """What the caller of such a call can know: what has come, and what may have been taken beyond it."""
+    prompt, price = estimate_prompt(request), PRICES.get(f"shop/{request.model}")
+    known = Usage(prompt, estimate_tokens(PIECE * told)) if told else Usage()
+    least = price.of(replace(known, cached_tokens=known.prompt_tokens)) if price else None
+    return replace(
+        known,
+        incomplete=True,
+        cost_usd=least,
+        unsettled_tokens=prompt + request.max_tokens - known.total_tokens,
+        unsettled_usd=price.most(prompt, request.max_tokens) - least if price and least is not None else Decimal(),
+    )
+
+
+def billed(bill: Path, tree: str) -> tuple[Usage, Usage]:
+    """All that was billed for a tree, and what of that its caller can know."""
+    total, known = Usage(), Usage()
     for line in bill.read_text().splitlines() if bill.exists() else ():
-        whose, model, spent = json.loads(line)
+        whose, model, spent, told = json.loads(line)
         if whose == tree:
             total += _priced(model, spent)
-    return total
+            known += _priced(model, told)
+    return total, known
 
 
 def _priced(model: str, spent: dict[str, Any]) -> Usage:
     usage = Usage(**{name: count for name, count in spent.items() if name.endswith("_tokens")})
-    price = PRICES.get(f"shop/{model}")
-    cost = Decimal() if usage == Usage() else None if price is None else price.of(usage)
+    usage = replace(usage, incomplete=spent["incomplete"], unsettled_usd=Decimal(spent["unsettled_usd"]))
+    price, said = PRICES.get(f"shop/{model}"), spent["cost_usd"]
+    cost = Decimal() if usage == Usage() else None if price is None else Decimal(said) if said else price.of(usage)
     return replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))

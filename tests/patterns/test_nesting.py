@@ -41,7 +41,8 @@ def test_every_pattern_nests_in_every_other(nests: Mapping[Any, dict[str, Any]],
     assert one["pattern"] == outer
     assert one["usage"] == one["counted"]
     assert one["metadata_tokens"] == one["span_tokens"] == one["usage"][1]
-    assert one["spans"][0] == f"orchestration.{outer}"
+    assert one["spans"][0].startswith("invoke_agent ")
+    assert one["spans"][1] == f"orchestration.{outer}"
     assert one["spans"][-1] == f"orchestration.{inner}"
     assert one["left"] == 0
 

@@ -167,9 +167,14 @@ def test_every_module_can_be_imported_without_any_extra_or_names_the_one_it_is_m
         "            print(found.name, error, sep=': ')\n"
     )
     refused = dict(line.split(": ", 1) for line in run(installed / "python", "-c", code, folder=tmp_path).splitlines())
-    assert all(name.startswith("aixgo.adapters.") for name in refused)
-    for name, extra in (("langgraph", "langgraph"), ("pydantic_ai", "pydantic-ai")):
-        assert refused[f"aixgo.adapters.{name}"].endswith(f"pip install 'aixgo[{extra}]'")
+    made_of = {
+        "adapters.langgraph": "langgraph",
+        "adapters.pydantic_ai": "pydantic-ai",
+        "telemetry.observations": "langfuse",
+    }
+    assert {name for name in refused if not name.startswith("aixgo.adapters.")} == {"aixgo.telemetry.observations"}
+    for name, extra in made_of.items():
+        assert refused[f"aixgo.{name}"].endswith(f"pip install 'aixgo[{extra}]'")
 
 
 def test_a_new_project_runs_and_the_doctor_finds_nothing_wrong(installed, tmp_path):

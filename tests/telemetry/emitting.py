@@ -84,15 +84,20 @@ class Emitted:
 class Running:
     """A fleet that runs, and a runtime to call it with."""
 
-    def __init__(self, runtime: DistributedRuntime, emitted: Emitted) -> None:
+    def __init__(self, runtime: DistributedRuntime, emitted: Emitted, control_plane: str) -> None:
         self.runtime = runtime
         self.emitted = emitted
+        self.control_plane = control_plane
+
+    def page_urls(self) -> dict[str, str]:
+        """The address of the metrics page of every process that has one."""
+        told = self.emitted.lines.items()
+        return {name: found[1] for name, lines in told for line in lines if (found := PAGE.search(line))}
 
     async def read_pages(self) -> None:
-        """Read the metrics page of every process that has one."""
-        for name, lines in self.emitted.lines.items():
-            for found in [match for line in lines if (match := PAGE.search(line))]:
-                self.emitted.pages[name] = await asyncio.to_thread(_read, found[1])
+        """Read all metrics pages."""
+        for name, url in self.page_urls().items():
+            self.emitted.pages[name] = await asyncio.to_thread(_read, url)
 
 
 @asynccontextmanager
@@ -113,7 +118,7 @@ async def running(
         Fleet(load(file), file, on_line=heard) as fleet,
         DistributedRuntime(control_plane=(fleet.control_plane,)) as runtime,
     ):
-        yield Running(runtime, emitted)
+        yield Running(runtime, emitted, fleet.control_plane)
 
 
 def _read(url: str) -> str:

@@ -38,6 +38,8 @@ class Seen:
     attributes: dict[str, Any]
     resource: dict[str, Any]
     events: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    """Trace and span of each link."""
 
 
 @dataclass
@@ -46,6 +48,10 @@ class Received:
 
     spans: list[Seen] = field(default_factory=list)
     metrics: set[str] = field(default_factory=set)
+    metrics_of: dict[str, set[str]] = field(default_factory=dict)
+    """The names of metrics by the name of the service that sent them."""
+    metric_bytes: list[bytes] = field(default_factory=list)
+    """What metrics arrived as, which is part of `bytes`."""
     bytes: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -93,9 +99,13 @@ class Receiver:
 
     def take_metrics(self, request: metrics_pb.ExportMetricsServiceRequest, headers: dict[str, str]) -> None:
         self._keep(request, headers)
+        self.received.metric_bytes.append(request.SerializeToString())
         for group in request.resource_metrics:
+            service = _values(group.resource.attributes)["service.name"]
             for scope in group.scope_metrics:
-                self.received.metrics |= {metric.name for metric in scope.metrics}
+                names = {metric.name for metric in scope.metrics}
+                self.received.metrics |= names
+                self.received.metrics_of.setdefault(service, set()).update(names)
 
     def _keep(self, request: Any, headers: dict[str, str]) -> None:
         self.received.bytes.append(request.SerializeToString())
@@ -161,6 +171,7 @@ def _seen(span: Any, resource: dict[str, Any]) -> Seen:
         _values(span.attributes),
         resource,
         tuple(event.name for event in span.events),
+        tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
     )
 
 

@@ -1,16 +1,13 @@
-"""The dashboard and the rules name only metrics that there are, and Prometheus can read them."""
+"""The dashboard and the rules name only metrics that exist; `test_prometheus.py` has Prometheus itself read them."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
-from aixgo.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from aixgo.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, TOTALS
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "dashboard.json"
@@ -20,7 +17,7 @@ LABELS = {"gen_ai_agent_name", "gen_ai_request_model", "gen_ai_token_type", "aix
 
 def on_the_page() -> set[str]:
     """The names that a metrics page shows, as OpenTelemetry writes names for Prometheus."""
-    counters = {f"{name}.total" for name in COUNTERS}
+    counters = {f"{name}.total" for name in (*COUNTERS, *TOTALS)}
     histograms = {f"{name}{'.seconds' if unit == 's' else ''}.bucket" for name, (unit, _, _) in HISTOGRAMS.items()}
     return {name.replace(".", "_") for name in counters | histograms | set(GAUGES)}
 
@@ -51,8 +48,3 @@ def test_every_metric_that_there_is_can_be_seen():
     text = RULES.read_text() + DASHBOARD.read_text()
     unseen = {name for name in on_the_page() if name not in text}
     assert unseen == {"aixgo_agents"}
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_prometheus_can_read_the_rules():
-    subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from aixgo.errors import AixgoError
 
 from tests.telemetry.emitting import NAMES, NESTED, Emitted, running
 from tests.telemetry.receiver import Receiver, Seen, orphans
+from tests.telemetry.trees import check_parents
 
 REQUESTS = 4
 KEY, PASSWORD, HEADER = "sk-test-51Hq8zKvT3pYwXn", "hunter2-of-the-store", "tok-9f8e7d6c5b4a"
@@ -27,6 +29,31 @@ PATHS = {
     "main/main/2/main/2/1/writer",
 }
 """Every agent that one request to `main` calls, by its path."""
+STEPS = {"step.1.clerk", "step.2.panel", "step.3.main/2", "step.1.critic", "step.2.writer"}
+WIDE = """
+version: 2
+agents:
+  - {name: writer, role: llm, model: test/upper}
+  - {name: critic, role: llm, model: test/echo}
+  - {name: sorter, role: classifier, model: "test/choose:tea", config: {categories: [rice, tea]}}
+  - {name: broken, role: llm, model: "test/fail:RateLimited"}
+orchestrations:
+  - name: desk
+    pattern: router
+    config: {classifier: sorter, routes: {tea: vote}, fallback: writer}
+  - {name: vote, pattern: ensemble, agents: [writer, critic, broken], config: {fallback: writer}}
+  - name: main
+    pattern: sequential
+    agents:
+      - desk
+      - pattern: debate
+        agents: [writer, critic]
+        config:
+          {positions: {writer: for, critic: against}, rounds: 2, structured: false, verdict: vote, fallback: writer}
+      - {pattern: mapreduce, config: {mapper: desk, reducer: critic, split: lines}}
+observability: OBSERVABILITY
+"""
+"""Patterns in patterns over processes, with a member that always fails."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,41 +79,46 @@ async def test_each_request_is_one_trace_without_orphans_and_with_the_right_pare
     traces = receiver.received.traces()
     assert len(traces) == REQUESTS
     for spans in traces.values():
-        assert not orphans(spans)
         check_tree(spans)
     assert {span.resource["service.name"] for span in receiver.received.spans} == set(NAMES)
-    assert "aixgo.calls" in receiver.received.metrics
+    told = receiver.received.metrics_of
+    assert set(told) == {"control-plane", *NAMES}
+    assert all("aixgo.calls" in told[name] for name in NAMES)
+    assert "aixgo.registry.registrations" in told["control-plane"]
 
 
 def check_tree(spans: list[Seen]) -> None:
     """Hold one trace to what one request does: every call there once, inside the call that made it."""
-    by_id = {span.span_id: span for span in spans}
+    check_parents(spans)
     calls = [span for span in spans if span.attributes.get("gen_ai.operation.name") == "invoke_agent"]
     assert sorted(span.attributes["aixgo.agent.path"] for span in calls) == sorted(PATHS)
     assert [span.attributes["aixgo.agent.path"] for span in spans if not span.parent_id] == ["main"]
-    for span in spans:
-        above = caller(span, by_id)
-        if span in calls:
-            path = span.attributes["aixgo.agent.path"]
-            name = span.attributes["gen_ai.agent.name"]
-            expected = path.removesuffix(name).removesuffix("/")
-            assert (above.attributes["aixgo.agent.path"] if above else "") == expected
-            assert bool(span.attributes.get("aixgo.instance.id")) == (name in NAMES)
-        elif span.name.startswith("chat "):
-            assert above is not None
-            assert above.attributes["gen_ai.agent.name"] == span.attributes["gen_ai.agent.name"]
-            assert above.resource == span.resource
-        elif span.name == "execute_tool lookup":
-            assert above is not None
-            assert above.name == "invoke_agent clerk"
+    for span in calls:
+        assert bool(span.attributes.get("aixgo.instance.id")) == (span.attributes["gen_ai.agent.name"] in NAMES)
+    names = Counter(span.name for span in spans)
+    assert (names["chat upper"], names["chat echo"], names["execute_tool lookup"]) == (3, 2, 1)
+    assert (names["orchestration.sequential"], names["orchestration.parallel"]) == (2, 2)
+    assert {name for name in names if name.startswith("step.")} == STEPS
 
 
-def caller(span: Seen, by_id: dict[str, Seen]) -> Seen | None:
-    """The agent's call that a span is part of."""
-    above = by_id.get(span.parent_id)
-    while above is not None and not above.name.startswith("invoke_agent "):
-        above = by_id.get(above.parent_id)
-    return above
+async def test_every_parent_is_right_in_patterns_that_route_vote_debate_and_fail(tmp_path: Path, receiver: Receiver):
+    async with running(tmp_path, receiver, {"otlp": receiver.grpc_url}, WIDE) as fleet:
+        await fleet.runtime.call("main", "one")
+        async with fleet.runtime.stream("main", "two") as events:
+            async for _ in events:
+                pass
+        with pytest.raises(AixgoError):
+            await fleet.runtime.call("broken", "three")
+    traces = sorted(receiver.received.traces().values(), key=len)
+    assert len(traces) == 3
+    for spans in traces:
+        check_parents(spans)
+    for spans in traces[1:]:
+        assert {span.name for span in spans if span.name.startswith("orchestration.")} == {
+            f"orchestration.{pattern}" for pattern in ("sequential", "router", "ensemble", "debate", "mapreduce")
+        }
+        assert {span.attributes["error.type"] for span in spans if span.failed} == {"RateLimited"}
+    assert Counter(span.name for span in traces[1]) == Counter(span.name for span in traces[2])
 
 
 async def test_sampled_traces_are_whole_and_the_others_leave_nothing(tmp_path: Path, receiver: Receiver):

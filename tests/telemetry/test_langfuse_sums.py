@@ -112,4 +112,4 @@ async def test_sums_over_random_trees_are_equal_to_the_token_and_the_cent():
         costs = [each.cost for each in generations if each.cost is not None]
         assert sum(costs, Decimal()).quantize(CENT) == (said[name].cost_usd or Decimal()).quantize(CENT)
     ended = {each.attributes.get("error.type") for each in server.observations}
-    assert {"RateLimited", "ProviderTimeout", "CancelledError"} <= ended
+    assert {"RateLimited", "ProviderTimeout", "CallCancelled"} <= ended

@@ -28,6 +28,7 @@ _COMPONENTS = ("agent", "embedding", "orchestration", "gateway", "control-plane"
 _AMOUNTS = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COUNT = {"type": "integer", "minimum": 1}
+_DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smh]))+$"}
 
 
 def rendered() -> dict[Path, str]:
@@ -67,6 +68,7 @@ def chart_properties() -> dict[str, Any]:
         "modelServer": {"enum": ["auto", True, False]},
         "modules": {**_TEXTS, "propertyNames": {"pattern": r"^[-._A-Za-z0-9]+$"}},
         "networkPolicies": {"type": "boolean"},
+        "podMonitor": _closed(enabled={"type": "boolean"}, interval=_DURATION, labels=_TEXTS),
         "resources": _closed(**dict.fromkeys(_COMPONENTS, resources)),
     }
 

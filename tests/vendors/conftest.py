@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import pytest
 from aixgo.llm.chat import Chat
 from aixgo.llm.models import Models, ModelSettings
-from pydantic import SecretStr
 
 from tests.unit.llm.vendor_server import VendorServer
 from tests.vendors.dialects import DIALECTS, Dialect
@@ -27,7 +26,7 @@ class Clock:
         self.naps.append(seconds)
 
 
-@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.vendor)
+@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
 def dialect(request: pytest.FixtureRequest) -> Dialect:
     return request.param
 
@@ -48,7 +47,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def models(dialect: Dialect, server: VendorServer, clock: Clock) -> AsyncIterator[Models]:
-    settings = ModelSettings(keys={dialect.vendor: SecretStr(KEY)}, urls={dialect.vendor: server.url})
+    environment = {dialect.url_variable: server.url, f"{dialect.vendor.upper()}_API_KEY": KEY if dialect.keyed else ""}
+    settings = ModelSettings.from_environment(environment)
     made = Models(settings, sleep=clock.sleep)
     yield made
     await made.close()

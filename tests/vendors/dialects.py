@@ -1,195 +1,22 @@
-"""The wire formats of the vendors: what a server of each answers, and what a request of each says.
-
-One Dialect a format; the suite knows nothing else of vendors.
-"""
+"""The wire formats of Anthropic and of Gemini, and all dialects."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aixgo.llm.contract import StopReason, ToolUse
-from aixgo.usage import Usage
 
-from tests.unit.llm.vendor_server import Exchange, Handler
+from tests.unit.llm.vendor_server import Exchange
+from tests.vendors.dialect import Dialect, Said, pieces
+from tests.vendors.openai_dialects import VLLM, XAI, DeepSeek, Ollama, OpenAI
 
-SPENT = Usage(prompt_tokens=10, completion_tokens=7, cached_tokens=4, reasoning_tokens=2)
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the model says, in no vendor's words."""
-
-    text: str = ""
-    uses: Sequence[ToolUse] = ()
-    stop: StopReason = "stop"
-
-
-class Dialect(ABC):
-    """One vendor's format."""
-
-    vendor: str
-    stops: ClassVar[Mapping[StopReason, str]]
-    schema_refusal: ClassVar[str]
-    """How a model that has no schema mode refuses it."""
-
-    def __init__(self, vendor: str) -> None:
-        self.vendor = vendor
-
-    @property
-    def model(self) -> str:
-        return f"{self.vendor}/model-1"
-
-    @abstractmethod
-    def body(self, said: Said) -> Any:
-        """A whole answer."""
-
-    @abstractmethod
-    def events(self, said: Said) -> Sequence[tuple[str, Any]]:
-        """A streamed answer: the event's name and its data."""
-
-    @abstractmethod
-    def error(self, status: int, words: str) -> Any:
-        """The body of an error."""
-
-    @abstractmethod
-    def wants_stream(self, exchange: Exchange) -> bool: ...
-
-    @abstractmethod
-    def key_of(self, exchange: Exchange) -> str: ...
-
-    @abstractmethod
-    def images(self, body: Any) -> Sequence[str]:
-        """The images of a request: base64 or addresses."""
-
-    @abstractmethod
-    def results(self, body: Any) -> Sequence[tuple[str, str]]:
-        """What tools gave, as a request tells it: name or id of the use, and the text."""
-
-    @abstractmethod
-    def asks_schema(self, body: Any) -> bool:
-        """Whether the vendor's own schema mode is asked for."""
-
-    @abstractmethod
-    def sent(self, body: Any) -> str:
-        """Everything that is said in a request, of all roles."""
-
-    def answers(self, said: Said) -> Handler:
-        """Answers whole or streamed, as the request wants it."""
-
-        async def handle(exchange: Exchange) -> None:
-            if not self.wants_stream(exchange):
-                await exchange.answer(200, self.body(said))
-                return
-            await exchange.begin_stream()
-            for event, data in self.events(said):
-                await exchange.send(data, event)
-            await exchange.end_stream()
-
-        return handle
-
-    def refuses(self, status: int, words: str, **headers: str) -> Handler:
-        async def handle(exchange: Exchange) -> None:
-            await exchange.answer(status, self.error(status, words), **headers)
-
-        return handle
-
-    def breaks_off(self, *, cleanly: bool) -> Handler:
-        """Streams the beginning of an answer, and ends the response or just the connection."""
-
-        async def handle(exchange: Exchange) -> None:
-            await exchange.begin_stream()
-            for event, data in self.beginning("Hello"):
-                await exchange.send(data, event)
-            if cleanly:
-                await exchange.end_stream()
-            exchange.writer.close()
-
-        return handle
-
-    @abstractmethod
-    def beginning(self, text: str) -> Sequence[tuple[str, Any]]:
-        """The events of an answer up to its first text."""
-
-
-class OpenAI(Dialect):
-    stops: ClassVar[Mapping[StopReason, str]] = {
-        "stop": "stop",
-        "length": "length",
-        "tool_calls": "tool_calls",
-        "refused": "content_filter",
-    }
-    schema_refusal = "'response_format' of type 'json_schema' is not supported with this model"
-    usage: ClassVar[Mapping[str, Any]] = {
-        "prompt_tokens": 10,
-        "completion_tokens": 7,
-        "total_tokens": 17,
-        "prompt_tokens_details": {"cached_tokens": 4},
-        "completion_tokens_details": {"reasoning_tokens": 2},
-    }
-    frame: ClassVar[Mapping[str, Any]] = {"id": "1", "created": 1, "model": "model-1-0613"}
-
-    def body(self, said: Said) -> Any:
-        calls = [
-            {"id": use.id, "type": "function", "function": {"name": use.name, "arguments": json.dumps(use.arguments)}}
-            for use in said.uses
-        ]
-        message = {"role": "assistant", "content": said.text or None} | ({"tool_calls": calls} if calls else {})
-        choice = {"index": 0, "finish_reason": self.stops[said.stop], "message": message}
-        return {**self.frame, "object": "chat.completion", "choices": [choice], "usage": self.usage}
-
-    def events(self, said: Said) -> Sequence[tuple[str, Any]]:
-        made = [self._delta({"content": piece}) for piece in pieces(said.text)]
-        for index, use in enumerate(said.uses):
-            head = {"index": index, "id": use.id, "type": "function", "function": {"name": use.name, "arguments": ""}}
-            made.append(self._delta({"tool_calls": [head]}))
-            for piece in pieces(json.dumps(use.arguments)):
-                made.append(self._delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}))
-        made.append(self._delta({}, self.stops[said.stop]))
-        usage = {**self.frame, "object": "chat.completion.chunk", "choices": [], "usage": self.usage}
-        return [*made, ("", usage), ("", "[DONE]")]
-
-    def beginning(self, text: str) -> Sequence[tuple[str, Any]]:
-        return [self._delta({"content": text})]
-
-    def error(self, status: int, words: str) -> Any:
-        return {"error": {"message": words, "type": "x", "inner": "inside"}}
-
-    def wants_stream(self, exchange: Exchange) -> bool:
-        return exchange.body.get("stream", False)
-
-    def key_of(self, exchange: Exchange) -> str:
-        return exchange.headers["authorization"].removeprefix("Bearer ")
-
-    def images(self, body: Any) -> Sequence[str]:
-        parts = [part for turn in body["messages"] if isinstance(turn["content"], list) for part in turn["content"]]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        return [url.partition("base64,")[2] or url for url in urls]
-
-    def results(self, body: Any) -> Sequence[tuple[str, str]]:
-        return [(turn["tool_call_id"], turn["content"]) for turn in body["messages"] if turn["role"] == "tool"]
-
-    def asks_schema(self, body: Any) -> bool:
-        return "response_format" in body
-
-    def sent(self, body: Any) -> str:
-        return json.dumps(body["messages"])
-
-    def _delta(self, delta: Mapping[str, Any], reason: str | None = None) -> tuple[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return "", {**self.frame, "object": "chat.completion.chunk", "choices": [choice]}
-
-
-class XAI(OpenAI):
-    """OpenAI's format; reasoning is counted beside the completion."""
-
-    usage: ClassVar[Mapping[str, Any]] = {**OpenAI.usage, "completion_tokens": 5}
+__all__ = ["DIALECTS", "Dialect", "Said"]
 
 
 class Anthropic(Dialect):
+    embeds = False
     stops: ClassVar[Mapping[StopReason, str]] = {
         "stop": "end_turn",
         "length": "max_tokens",
@@ -320,6 +147,14 @@ class Gemini(Dialect):
     def sent(self, body: Any) -> str:
         return json.dumps([body.get("systemInstruction", ""), body["contents"]])
 
+    def embeddings(self, vectors: Sequence[Sequence[float]]) -> Any:
+        embeddings = [{"values": list(one)} for one in vectors]
+        return {"embeddings": embeddings, "usageMetadata": {"promptTokenCount": 10, "totalTokenCount": 10}}
+
+    def embedded(self, body: Any) -> Sequence[str]:
+        assert {one["model"] for one in body["requests"]} == {"models/model-1"}
+        return [part["text"] for one in body["requests"] for part in one["content"]["parts"]]
+
     def _call(self, use: ToolUse) -> Any:
         return {"functionCall": {"id": use.id, "name": use.name, "args": dict(use.arguments)}}
 
@@ -331,11 +166,15 @@ class Gemini(Dialect):
 
 _STANDARD = str.maketrans("-_", "+/")
 """Google's JSON has base64 in its alphabet for addresses."""
-DIALECTS = (OpenAI("openai"), XAI("xai"), OpenAI("deepseek"), Anthropic("anthropic"), Gemini("gemini"))
-
-
-def pieces(text: str) -> Sequence[str]:
-    return [text[at : at + 4] for at in range(0, len(text), 4)]
+DIALECTS = (
+    OpenAI("openai"),
+    XAI("xai"),
+    DeepSeek("deepseek"),
+    Ollama("ollama"),
+    VLLM("openai", "vllm"),
+    Anthropic("anthropic"),
+    Gemini("gemini"),
+)
 
 
 def _event(data: Any) -> tuple[str, Any]:

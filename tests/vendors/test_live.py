@@ -98,6 +98,17 @@ async def test_an_image_is_seen(chat: Chat, vendor: str):
         assert "red" in (await chat.complete(request)).text.lower()
 
 
+@pytest.mark.parametrize("name", ["openai/text-embedding-3-small", "gemini/gemini-embedding-001"])
+async def test_texts_of_one_meaning_are_near(name: str):
+    vendor = name.partition("/")[0]
+    if not KEYS[vendor]:
+        pytest.skip(f"AIXGO_LIVE_{vendor.upper()}_KEY is not set")
+    models = Models(ModelSettings(keys={vendor: SecretStr(KEYS[vendor])}))
+    cat, kitten, tax = await models.embedder(name).embed(["a cat", "a kitten", "the income tax of 1987"])
+    await models.close()
+    assert sum(map(float.__mul__, cat, kitten)) > sum(map(float.__mul__, cat, tax))
+
+
 async def test_a_model_that_is_not_there_is_rejected(vendor: str):
     models = Models(ModelSettings(keys={vendor: SecretStr(KEYS[vendor])}))
     with pytest.raises(errors.ProviderRejected):

@@ -152,6 +152,7 @@ class LangGraphAgent(ReadyAgent):
         # A graph that a node of another one calls through aixgo is a call of its own, not a part of that graph:
         # else the outer one would count its LLM calls too.
         var_child_runnable_config.set(None)
+        await self._prices.load()
         async with self._memory.recalled(message) as recollection:
             calls = LLMCalls(Account(self._prices))
             state: Any = None

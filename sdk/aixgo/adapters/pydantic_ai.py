@@ -148,6 +148,7 @@ class PydanticAIAgent(ReadyAgent):
 
     async def _run(self, message: Message, emit: Emit | None) -> Message:
         schema = schema_of(message)
+        await self._prices.load()
         async with self._memory.recalled(message) as recollection:
             before = _as_history([*history(self.name, message), *recollection.turns])
             run = _Run(Account(self._prices), before)

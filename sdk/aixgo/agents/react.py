@@ -21,6 +21,7 @@ from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
 from aixgo.events import Event, Result
 from aixgo.llm.contract import DEFAULT_MAX_TOKENS, ChatMessage, Chunk, CompletionRequest
+from aixgo.llm.images import images_of
 from aixgo.llm.models import Models
 from aixgo.message import Message
 from aixgo.sessions.contract import SessionStore
@@ -56,6 +57,8 @@ class ReActAgent(ReadyAgent):
     has a `response_schema`. Metadata: `model`, `stop_reason`; `iterations`, how often the model was asked;
     `tool_calls`, a list of {name, ok}; `stopped: max_iterations` when it would have gone on; `handoff_to` and
     `handoff_reason` when the model hands over (`turns.py`), and then the other tools of that round are not run.
+
+    A message may bring images to look at (`llm/images.py` says how); the model sees them in every round.
 
     With a `session_id` it remembers messages and final answers (`memory.py` says when), not the uses of tools.
 
@@ -136,7 +139,12 @@ class ReActAgent(ReadyAgent):
         if offer is not None and offer.name in offered:
             raise ConfigError(f"agents.{self.name}.tools: the name {offer.name!r} is kept for handing over; rename it")
         return CompletionRequest(
-            (*turns, *history(self.name, message), *recollection.turns, ChatMessage("user", message.text)),
+            (
+                *turns,
+                *history(self.name, message),
+                *recollection.turns,
+                ChatMessage("user", message.text, images=images_of(message)),
+            ),
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,
             tools=offered.offers if offer is None else (*offered.offers, offer),

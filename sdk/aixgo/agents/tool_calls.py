@@ -17,6 +17,7 @@ from aixgo.llm.contract import ToolUse
 from aixgo.message import JSON
 from aixgo.names import nearest
 from aixgo.telemetry.llm import tool_answered, tool_asked
+from aixgo.telemetry.secrets import scrub
 from aixgo.telemetry.spans import span
 from aixgo.tools.contract import Tool, as_text
 
@@ -86,7 +87,7 @@ class ToolRunner:
                     failure = error
                 except Exception as error:  # the tool is the user's; what it raises is told to the model
                     log.warning("tool %s raised an exception", use.name, exc_info=True)
-                    failure = ToolError(f"{type(error).__name__}: {error}")
+                    failure = ToolError(f"{type(error).__name__}: {scrub(str(error))}")
                 else:
                     return at, Used(use, output if len(shown) <= self.max_output else shown, shown)
                 # The failure's own text may quote arguments.

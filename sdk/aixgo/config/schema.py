@@ -124,7 +124,7 @@ class McpSpec(_Section):
     command: Annotated[tuple[str, ...], BeforeValidator(_as_words)] = Field(
         default=(), description="Starts the server, which then speaks over stdin and stdout: a list of words, or text."
     )
-    url: str | None = Field(default=None, description="Where the server speaks streamable HTTP.")
+    url: str | None = Field(default=None, repr=False, description="Where the server speaks streamable HTTP.")
     env: dict[str, SecretStr] = Field(
         default_factory=dict, description="Variables of a started server; of this process's own it gets very few."
     )
@@ -278,7 +278,7 @@ class ObservabilitySpec(_Section):
     """What a process tells of itself, and where to. The OTEL_* variables win over it."""
 
     otlp: CollectorUrl | None = Field(
-        default=None, description="URL of a collector: http://host:4317 is gRPC, http://host:4318 HTTP."
+        default=None, repr=False, description="URL of a collector: http://host:4317 is gRPC, http://host:4318 HTTP."
     )
     protocol: Literal["grpc", "http/protobuf"] | None = Field(
         default=None, description="How it is spoken to, where neither the port nor a path says it."

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -50,7 +51,7 @@ class Image:
 
     data: bytes = field(default=b"", repr=False)
     media_type: str = ""
-    url: str = ""
+    url: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.data) == bool(self.url):
@@ -63,6 +64,14 @@ class Image:
             raise InvalidInput(f"an image has {len(self.data)} bytes and {MAX_IMAGE_BYTES} are allowed; scale it down")
         if self.url and not (self.url.startswith(("https://", "http://")) and len(self.url) <= MAX_IMAGE_URL):
             raise InvalidInput(f"`url` of an image is an http(s) address of at most {MAX_IMAGE_URL} characters")
+
+    @property
+    def described(self) -> str:
+        """What traces may say of it: its type and size, or its address without a query, which may have a key in it."""
+        if self.data:
+            return f"[image: {self.media_type}, {len(self.data)} bytes]"
+        parts = urlsplit(self.url)
+        return f"[image: {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,11 @@ class ChatMessage:
     tool_uses: Sequence[ToolUse] = ()
     tool_call_id: str = ""
     images: Sequence[Image] = ()
+
+    @property
+    def described(self) -> str:
+        """What traces may say of it: its text, and what its images are."""
+        return "\n".join([*(image.described for image in self.images), *([self.content] if self.content else ())])
 
 
 @dataclass(frozen=True, slots=True)

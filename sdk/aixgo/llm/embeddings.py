@@ -1,9 +1,9 @@
 """Embeddings: texts as vectors whose nearness is nearness of meaning.
 
 Owns the contract of an embedder, its metering, and the scripted `test/words`. A vendor's file implements
-EmbeddingClient and only maps; MeteredEmbedder makes an Embedder of it: it cuts the texts into batches, and every batch
-is one metered call, with its span, held to the budget and written into the ledger exactly once, like a completion
-(`metering.py`). Above: `models.py`, retrieval, and the agents that compare texts.
+EmbeddingClient and only maps; MeteredEmbedder makes an Embedder of it: it cuts the texts into batches, and every try of
+a batch is one metered call, with its span, held to the budget and written into the ledger exactly once, like a
+completion (`metering.py`, `retrying.py`). Above: `models.py`, retrieval, and the agents that compare texts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from typing import Protocol
 from aixgo.call import current
 from aixgo.errors import InvalidInput, ProviderError
 from aixgo.llm.metering import Account, broken_off, estimate_tokens
-from aixgo.llm.pricing import Price
+from aixgo.llm.pricing import Prices
+from aixgo.llm.provider_names import provider_name
+from aixgo.llm.retrying import Tries
 from aixgo.telemetry.llm import operation
 from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE, Usage
 
-MAX_TEXTS = 128
-"""Texts of one request. OpenAI takes 2,048; smaller batches cost little and lose less when one fails."""
+MAX_TEXTS = 100
+"""Texts of one request, which is what Gemini takes. OpenAI takes 2,048; smaller batches lose less when one fails."""
 MAX_TOKENS = 100_000
 """Estimated tokens of one request. OpenAI takes 300,000, and estimates may be half of what it counts."""
+TIMEOUT = 60.0
+"""Seconds of one request at a vendor, at most: nothing is generated, so what takes longer has gone wrong."""
 WORDS_DIMENSIONS = 1024
 """Length of the vectors of `test/words`."""
 
@@ -84,13 +88,14 @@ class Embedder(Protocol):
 
 
 class MeteredEmbedder:
-    """An Embedder around a vendor's client. `price` is that of the model; None: it is not known."""
+    """An Embedder around a vendor's client; `prices` are looked up for every batch, and `tries` ask for it again."""
 
-    def __init__(self, client: EmbeddingClient, model: str, price: Price | None) -> None:
+    def __init__(self, client: EmbeddingClient, model: str, prices: Prices, tries: Tries | None = None) -> None:
         self.name = f"{client.vendor}/{model}"
         self._client = client
         self._model = model
-        self._price = price
+        self._prices = prices
+        self._tries = tries
         self._dimensions = client.models.get(model)
 
     @property
@@ -105,11 +110,14 @@ class MeteredEmbedder:
                 raise InvalidInput(f"text {at} of {len(texts)} is empty and has no embedding; leave it out")
         vectors: list[Vector] = []
         for batch in batches(texts):
-            vectors += await self._embed(batch)
+            vectors += await self._delivered(batch)
         return vectors
 
+    async def _delivered(self, texts: Sequence[str]) -> Sequence[Vector]:
+        return await (self._tries.run(lambda: self._embed(texts)) if self._tries else self._embed(texts))
+
     async def _embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-        account = Account(self._price)
+        account = Account(await self._prices.look_up(self._client.vendor, self._model))
         estimate = Usage(prompt_tokens=sum(map(estimate_tokens, texts)))
         account.reserve(estimate)
         with operation(f"embeddings {self._model}", self._attributes()) as live:
@@ -117,7 +125,9 @@ class MeteredEmbedder:
                 answer = await self._client.embed(self._model, texts)
             except BaseException as error:
                 spent = error.usage if isinstance(error, ProviderError) else NO_USAGE
-                account.record(_incomplete(estimate) if spent == NO_USAGE and broken_off(error) else spent, live)
+                if spent == NO_USAGE and broken_off(error):
+                    spent = account.at_most(spent, estimate.prompt_tokens, 0)
+                account.record(spent, live)
                 raise
             account.record(_incomplete(estimate) if answer.usage == NO_USAGE else answer.usage, live)
             return self._checked(answer, len(texts), live)
@@ -139,7 +149,7 @@ class MeteredEmbedder:
         state = current()
         return {
             "gen_ai.operation.name": "embeddings",
-            "gen_ai.provider.name": self._client.vendor,
+            "gen_ai.provider.name": provider_name(self._client.vendor),
             "gen_ai.request.model": self._model,
             "gen_ai.agent.name": state.path[-1] if state and state.path else None,
         }

@@ -1,4 +1,4 @@
-"""Gemini: Google's official SDK behind the contract, with a key of the Gemini API.
+"""Gemini: Google's official SDK behind the contracts, with a key of the Gemini API.
 
 Owns the SDK's client and its exceptions; `gemini_wire.py` maps the data, `sdk_client.py` has the rest. Above:
 `models.py`.
@@ -7,19 +7,20 @@ Owns the SDK's client and its exceptions; `gemini_wire.py` maps the data, `sdk_c
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from aixgo.llm.contract import Completion, CompletionRequest
-from aixgo.llm.gemini_wire import GatheredAnswer, config, contents
+from aixgo.llm.embeddings import TIMEOUT, Embedded
+from aixgo.llm.gemini_wire import GatheredAnswer, config, contents, embedded, texts_to_embed
 from aixgo.llm.sdk_client import Opened, Refusal, SdkClient, time_left
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
-    from google.genai.types import GenerateContentResponse
+    from google.genai.types import EmbedContentResponse, GenerateContentResponse
 
 _ANSWERED: ContextVar[AsyncExitStack | None] = ContextVar("aixgo_gemini_answered", default=None)
 """What closes the HTTP response of the stream that is being opened. The SDK leaves one that is not read to its end to
@@ -47,6 +48,17 @@ class GeminiClient(SdkClient):
 
     package = "google.genai"
     extra = "gemini"
+    models: Mapping[str, int] = {}
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
+        """The vectors of `texts`, in one request. Raises what `complete` does."""
+        opened = await self._open()
+        config = {"http_options": {"timeout": _milliseconds(min(time_left(), TIMEOUT))}}
+        with self._errors(opened, model):
+            answer = await opened.client.sdk.aio.models.embed_content(
+                model=model, contents=texts_to_embed(texts), config=config
+            )
+        return embedded(cast("EmbedContentResponse", answer), model)
 
     def _connect(self, sdk: Any, key: str) -> Opened:
         http = importlib.import_module("httpx2")
@@ -106,8 +118,12 @@ async def _close_later(response: Any) -> None:
 
 def _parameters(request: CompletionRequest, *, native: bool) -> dict[str, Any]:
     made = config(request, native_schema=native)
-    made["http_options"] = {"timeout": max(1, int(time_left() * 1000))}
+    made["http_options"] = {"timeout": _milliseconds(time_left())}
     return {"model": request.model, "contents": contents(request), "config": made}
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
 
 
 def _details(body: Any) -> list[Mapping[str, Any]]:

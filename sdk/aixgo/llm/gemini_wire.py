@@ -1,4 +1,4 @@
-"""Gemini's format of contents, both ways: requests of the contract as parameters, answers as completions.
+"""Gemini's formats, both ways: requests of the contracts as parameters, answers as completions and embeddings.
 
 Pure mapping, no I/O, and nothing of the `google-genai` package is needed at run time. Above it: `gemini.py`.
 """
@@ -25,12 +25,14 @@ from aixgo.llm.contract import (
     ToolUse,
 )
 from aixgo.llm.dialogue import by_side, opened
+from aixgo.llm.embeddings import Embedded
 from aixgo.llm.structured import instruction
 from aixgo.usage import NO_USAGE, Usage
 
 if TYPE_CHECKING:
     from google.genai.types import (
         Candidate,
+        EmbedContentResponse,
         FunctionCall,
         GenerateContentResponse,
         GenerateContentResponseUsageMetadata,
@@ -153,6 +155,18 @@ def usage(reported: GenerateContentResponseUsageMetadata) -> Usage:
         cached_tokens=reported.cached_content_token_count or 0,
         reasoning_tokens=thought,
     )
+
+
+def texts_to_embed(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Each text as a content of its own: bare texts would be parts of one to a model of several media."""
+    return [{"role": "user", "parts": [{"text": text}]} for text in texts]
+
+
+def embedded(answer: EmbedContentResponse, model: str) -> Embedded:
+    """The vectors of an answer. Most models of embeddings count no tokens."""
+    reported = answer.usage_metadata
+    spent = Usage(prompt_tokens=(reported.prompt_token_count or 0) if reported else 0)
+    return Embedded([one.values or () for one in answer.embeddings or ()], model, spent)
 
 
 def _parts(turn: ChatMessage, names: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:

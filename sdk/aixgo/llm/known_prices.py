@@ -44,9 +44,14 @@ class KnownPrices:
         """Whether the library is installed."""
         return importlib.util.find_spec("genai_prices") is not None
 
-    def must_load(self, vendor: str) -> bool:
-        """Whether `find` for a model of this vendor would import the library."""
-        return not self._loaded and vendor in _PROVIDERS and self.available
+    @property
+    def must_load(self) -> bool:
+        """Whether the library is there and has yet to be imported."""
+        return not self._loaded and self.available
+
+    def covers(self, vendor: str) -> bool:
+        """Whether the library is asked for models of this vendor."""
+        return vendor in _PROVIDERS
 
     def load(self) -> None:
         """Import the library and its data, which takes most of a second."""

@@ -6,11 +6,17 @@ when it fails or is cancelled, with what is then known:
 
     answered                    what the vendor reports; without a report an estimate, marked incomplete
     refused, rate limited       one call, no tokens
-    cancelled, timed out        estimates of what was sent and received, marked incomplete
+    broken off                  what came until then, estimated, marked incomplete; all that it may have taken beyond
+                                that is unsettled, up to `max_tokens`, and its prompt where nothing came
 
-Before a call, its prompt (estimated) and `max_tokens` are reserved from the budget. When less than `max_tokens` is left
-for the completion, but MIN_COMPLETION at least, `max_tokens` is lowered to what is left; below that the call is refused
-with BudgetExceeded and nothing is sent. A budget in USD can only hold models whose price is known.
+Broken off is what was cancelled, what timed out, what lost its connection once the request was sent, what failed after
+a part of the answer had come, and what failed with a usage that is itself incomplete: the vendor may charge for what it
+did, and nobody hears of it. A sum is then a lower bound, and together with what is unsettled an upper one.
+
+Before a call, its prompt (estimated) and `max_tokens` are reserved from the budget, and what is unsettled stays taken.
+When less than `max_tokens` is left for the completion, but MIN_COMPLETION at least, `max_tokens` is lowered to what is
+left; below that the call is refused with BudgetExceeded and nothing is sent. A budget in USD can only hold models whose
+price is known.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from aixgo.errors import InternalError, ProviderError, ProviderTimeout
 from aixgo.llm.contract import Chunk, Client, Completion, CompletionRequest, SchemaT
 from aixgo.llm.price import Price
 from aixgo.llm.pricing import Prices
+from aixgo.llm.provider_names import provider_name
 from aixgo.llm.structured import complete_structured
 from aixgo.message import to_json
 from aixgo.telemetry.llm import answered, asked, operation
@@ -40,6 +47,11 @@ _BYTES_PER_TOKEN = 4
 _TOKENS_PER_TURN = 4
 _TOKENS_PER_IMAGE = 1600
 """Anthropic's figure for a picture of the largest size that it does not scale down; others count less, or the same."""
+_HTTP = ("httpx", "httpx2")
+"""The libraries under the vendors' SDKs. Their errors are told apart by name: they have no base in common, and neither
+is imported here."""
+_UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
+"""Their errors by which a request never left."""
 
 
 class Metered:
@@ -92,7 +104,7 @@ class Metered:
         state = current()
         return {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": self.vendor,
+            "gen_ai.provider.name": provider_name(self.vendor),
             "gen_ai.request.model": request.model,
             "gen_ai.request.max_tokens": request.max_tokens,
             "gen_ai.request.temperature": request.temperature,
@@ -139,9 +151,33 @@ class Account:
             usd = self.price.most(most.prompt_tokens, most.completion_tokens) if self.price else None
             self.reserved = self.budget.reserve(most.total_tokens, usd)
 
-    def record(self, usage: Usage, live: Span) -> Usage:
-        """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation."""
-        cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
+    def at_most(self, known: Usage, prompt: int, completion: int, *, cached: int = 0) -> Usage:
+        """`known` of a call that was broken off, priced at the least; what it may have taken beyond is unsettled.
+
+        `prompt` and `completion` are the most that it can have taken; a prompt that is known is not estimated. `cached`
+        are the tokens of a known prompt that the vendor may have had in its cache, without having said so.
+        """
+        most = Usage(known.prompt_tokens or prompt, max(completion, known.completion_tokens))
+        least = dearest = None
+        if self.price is not None:
+            least = self.price.of(replace(known, cached_tokens=max(known.cached_tokens, cached)))
+            dearest = self.price.most(most.prompt_tokens, most.completion_tokens)
+        return replace(
+            known,
+            incomplete=True,
+            cost_usd=least,
+            unsettled_tokens=most.total_tokens - known.total_tokens,
+            unsettled_usd=max((dearest or Decimal()) - (least or Decimal()), Decimal()),
+        )
+
+    def record(self, usage: Usage, live: Span, *, priced: bool = False) -> Usage:
+        """Price the tokens of one call, write them into the ledger and onto the span, and settle the reservation.
+
+        `priced` says that `usage` has its price, as that of `at_most` does.
+        """
+        cost = usage.cost_usd
+        if not priced:
+            cost = Decimal() if usage == NO_USAGE else self.price.of(usage) if self.price else None
         usage = replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))
         self.settled = True
         if self.state is not None:
@@ -196,10 +232,20 @@ class _Meter:
     def fail(self, error: BaseException, live: Span) -> None:
         if self.account.settled:
             return
-        usage = error.usage if isinstance(error, ProviderError) else NO_USAGE
-        if usage == NO_USAGE and (broken_off(error) or self.received):
-            usage = self._estimated("".join(self.received))
-        self.account.record(usage, live)
+        known = error.usage if isinstance(error, ProviderError) else NO_USAGE
+        told = known != NO_USAGE and not known.incomplete
+        if told or not (known.incomplete or broken_off(error) or self.received):
+            self.account.record(known, live)
+        else:
+            self.account.record(self._at_most(known), live, priced=True)
+
+    def _at_most(self, known: Usage) -> Usage:
+        """What a call has taken that was broken off, of which this is known."""
+        cached = 0
+        if known.total_tokens == 0 and self.received:
+            known = self._estimated("".join(self.received))
+            cached = known.prompt_tokens
+        return self.account.at_most(known, estimate_prompt(self.request), self.request.max_tokens, cached=cached)
 
     def _estimated(self, text: str) -> Usage:
         return Usage(
@@ -209,7 +255,20 @@ class _Meter:
 
 def broken_off(error: BaseException) -> bool:
     """Whether a call ended while the vendor was at work on it, which may then charge for it."""
-    return isinstance(error, (asyncio.CancelledError, GeneratorExit, ProviderTimeout))
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return True
+    lost = _connection_error(error)
+    return lost not in _UNSENT if lost else isinstance(error, ProviderTimeout)
+
+
+def _connection_error(error: BaseException) -> str:
+    """The class of the HTTP library's error that a ProviderError was raised for; "" when there was none."""
+    cause = error.__cause__
+    while cause is not None:
+        if type(cause).__module__.partition(".")[0] in _HTTP:
+            return type(cause).__name__
+        cause = cause.__cause__
+    return ""
 
 
 def _affordable(wanted: int, prompt: int, budget: Budget, price: Price | None) -> int:
@@ -230,4 +289,6 @@ def _describe(usage: Usage, live: Span) -> None:
     live.set("tokens.prompt", usage.prompt_tokens)
     live.set("tokens.completion", usage.completion_tokens)
     live.set("tokens.total", usage.total_tokens)
+    live.set("tokens.unsettled", usage.unsettled_tokens or None)
     live.set("cost.usd", None if usage.cost_usd is None else float(usage.cost_usd))
+    live.set("cost.unsettled_usd", float(usage.unsettled_usd) or None)

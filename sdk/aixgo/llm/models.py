@@ -22,12 +22,15 @@ from aixgo.llm.metering import Metered
 from aixgo.llm.minilm import MiniLMClient
 from aixgo.llm.openai import OpenAIClient
 from aixgo.llm.pricing import Price, Prices
-from aixgo.llm.retrying import Retrying, RetryingEmbeddings, Sleep, Tries
+from aixgo.llm.retrying import Retrying, Sleep, Tries
 from aixgo.llm.scripted import ScriptedClient, ScriptedModel
 from aixgo.llm.vendors import NO_EMBEDDINGS, VENDORS, ModelSettings, endpoint_of
 from aixgo.names import nearest
 
 __all__ = ["VENDORS", "ModelSettings", "Models"]
+
+_HERE = ("local", "test")
+"""Vendors whose embeddings are made in this process, where trying again helps nobody."""
 
 
 class Models:
@@ -76,7 +79,8 @@ class Models:
         return Chat([self.provider(name) for name in names])
 
     def embedder(self, name: str) -> Embedder:
-        """The metered embedder of `vendor/model`: `local/minilm`, `openai/text-embedding-3-small`, `test/words`.
+        """The metered embedder of `vendor/model`: `local/minilm`, `openai/text-embedding-3-small`,
+        `gemini/gemini-embedding-001`, `test/words`.
 
         Raises ConfigError for a name that cannot be used. Nothing is loaded or connected before the first request.
         """
@@ -86,7 +90,7 @@ class Models:
         client = self._embedding[vendor]
         if client.models and model not in client.models:
             raise ConfigError(f"there is no embedding model {name!r}; {nearest(model, client.models)}")
-        return MeteredEmbedder(client, model, self._prices.find(vendor, model))
+        return MeteredEmbedder(client, model, self._prices, None if vendor in _HERE else self._tries(vendor))
 
     async def close(self) -> None:
         """Close every provider and embedder that was made."""
@@ -114,7 +118,8 @@ class Models:
             return MiniLMClient()
         if vendor in NO_EMBEDDINGS:
             raise ConfigError(f"{vendor}/ has no embeddings here; use local/minilm, or openai/text-embedding-3-small")
-        return RetryingEmbeddings(OpenAIClient(endpoint_of(vendor, self._settings)), self._tries(vendor))
+        endpoint = endpoint_of(vendor, self._settings)
+        return GeminiClient(endpoint) if vendor == "gemini" else OpenAIClient(endpoint)
 
     def _provider(self, vendor: str) -> Provider:
         metered = Metered(self._client(vendor), self._prices)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from aixgo.llm.contract import Completion, CompletionRequest
-from aixgo.llm.embeddings import Embedded
+from aixgo.llm.embeddings import TIMEOUT, Embedded
 from aixgo.llm.openai_wire import StreamedAnswer, completion, embedded, parameters
 from aixgo.llm.sdk_client import Endpoint, Opened, Refusal, SdkClient, time_left, words_of
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 __all__ = ["Endpoint", "OpenAIClient"]
-
-_EMBEDDING_TIMEOUT = 60.0  # nothing is generated, so what takes longer has gone wrong
 
 
 class OpenAIClient(SdkClient):
@@ -38,7 +36,7 @@ class OpenAIClient(SdkClient):
         with self._errors(opened, model):
             # The SDK asks for base64 when nothing is said, which compatible servers often do not know.
             answer = await create(
-                model=model, input=list(texts), encoding_format="float", timeout=min(time_left(), _EMBEDDING_TIMEOUT)
+                model=model, input=list(texts), encoding_format="float", timeout=min(time_left(), TIMEOUT)
             )
         return embedded(cast("CreateEmbeddingResponse", answer))
 

@@ -55,13 +55,14 @@ def completion(answer: ChatCompletion) -> Completion:
     if not answer.choices:
         raise InvalidCompletion(f"the vendor answered {answer.model} without a choice")
     choice = answer.choices[0]
-    calls = [call for call in choice.message.tool_calls or () if call.type == "function"]
+    message = choice.message
+    calls = [call for call in message.tool_calls or () if call.type == "function"]
     spent = usage(answer.usage)
     return Completion(
-        choice.message.content or choice.message.refusal or "",
+        message.content or message.refusal or "",
         answer.model,
         spent,
-        "refused" if choice.message.refusal else _stop_reason(choice.finish_reason),
+        "refused" if message.refusal else _stop_reason(choice.finish_reason, used=bool(calls)),
         tuple(tool_use(spent, call.id, call.function.name, call.function.arguments) for call in calls),
         _tokens(choice.logprobs),
     )
@@ -102,7 +103,8 @@ class StreamedAnswer:
     texts: list[str] = field(default_factory=list[str])
     usage: Usage = NO_USAGE
     finished: bool = False
-    _reason: StopReason = "stop"
+    _reason: str = "stop"
+    _refused: bool = False
     _calls: dict[int, list[str]] = field(default_factory=dict[int, "list[str]"])
 
     def add(self, chunk: ChatCompletionChunk) -> str:
@@ -114,17 +116,19 @@ class StreamedAnswer:
             return ""
         choice = chunk.choices[0]
         if choice.finish_reason is not None:
-            self.finished, self._reason = True, _stop_reason(choice.finish_reason)
+            self.finished, self._reason = True, choice.finish_reason
         return self._take(choice.delta)
 
     def completion(self) -> Completion:
         """The whole; raises InvalidCompletion when a tool call's arguments are broken."""
         uses = tuple(tool_use(self.usage, *parts) for _, parts in sorted(self._calls.items()))
-        return Completion("".join(self.texts), self.model, self.usage, self._reason, uses)
+        reason = "refused" if self._refused else _stop_reason(self._reason, used=bool(uses))
+        return Completion("".join(self.texts), self.model, self.usage, reason, uses)
 
     def _take(self, delta: ChoiceDelta) -> str:
         for call in delta.tool_calls or ():
             self._take_call(call)
+        self._refused = self._refused or bool(delta.refusal)
         text = delta.content or delta.refusal or ""
         if text:
             self.texts.append(text)
@@ -183,5 +187,8 @@ def _tokens(logprobs: Any) -> Sequence[TokenChoice]:
     return tuple(TokenChoice(token.token, {top.token: top.logprob for top in token.top_logprobs}) for token in content)
 
 
-def _stop_reason(reason: str) -> StopReason:
+def _stop_reason(reason: str, *, used: bool) -> StopReason:
+    """Some servers of the format say `stop` where the model wants tools used."""
+    if used and reason == "stop":
+        return "tool_calls"
     return _STOP_REASONS.get(reason, "other")

@@ -90,9 +90,14 @@ class Prices:
     async def look_up(self, vendor: str, model: str) -> Price | None:
         """The same without holding up the event loop."""
         found = self._at_hand(vendor, model)
-        if found is None and self._known.must_load(vendor):
-            await asyncio.to_thread(self._known.load)
+        if found is None and self._known.covers(vendor):
+            await self.load()
         return self.find(vendor, model) if found is None else found
+
+    async def load(self) -> None:
+        """Import the library off the event loop, so that `find` does not hold it up."""
+        if self._known.must_load:
+            await asyncio.to_thread(self._known.load)
 
     def _at_hand(self, vendor: str, model: str) -> Price | None:
         found = self._own.get(f"{vendor}/{model}") or self._own.get(model)

@@ -1,9 +1,9 @@
 """Trying again when a vendor does not deliver: the one place where it is done.
 
-Owns the backoff, the Provider that tries again and the like for embeddings. Retries stand above the metering, so that
-every try is an LLM call of its own: with its span, its reservation from the budget and its one entry in the ledger, and
-what a failed try has cost is counted beside what the next one costs. Below: `metering.py`, `limits.py`; above:
-`models.py`.
+Owns the backoff, and the Provider that tries again; `embeddings.py` uses the same. Retries stand above the metering, so
+that every try is an LLM call of its own: with its span, its reservation from the budget and its one entry in the
+ledger, and what a failed try has cost is counted beside what the next one costs. Below: `metering.py`, `limits.py`;
+above: `embeddings.py`, `models.py`.
 
     tried again                 429, 5xx, 408, no connection, an answer that broke off
     not tried again             what the vendor rejects or denies, the deadline, an answer nobody can use
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -23,7 +23,6 @@ from typing import Any, TypeVar, cast
 from aixgo.call import remaining
 from aixgo.errors import ProviderError, ProviderTimeout, ProviderUnavailable, RateLimited
 from aixgo.llm.contract import Chunk, Completion, CompletionRequest, Provider, SchemaT
-from aixgo.llm.embeddings import Embedded, EmbeddingClient
 from aixgo.llm.limits import DEFAULT_TRIES, Gate
 from aixgo.llm.structured import complete_structured
 
@@ -148,26 +147,6 @@ class Retrying:
     async def close(self) -> None:
         """Close the provider."""
         await self._provider.close()
-
-
-class RetryingEmbeddings:
-    """An EmbeddingClient that tries again. It stands below the metering, which cuts texts into batches: a batch that
-    failed cost nothing, and those before it need not be paid twice.
-    """
-
-    def __init__(self, client: EmbeddingClient, tries: Tries) -> None:
-        self.vendor = client.vendor
-        self.models: Mapping[str, int] = client.models
-        self._client = client
-        self._tries = tries
-
-    async def embed(self, model: str, texts: Sequence[str]) -> Embedded:
-        """The vectors of `texts`. Raises what the last try raised."""
-        return await self._tries.run(lambda: self._client.embed(model, texts))
-
-    async def close(self) -> None:
-        """Close the client."""
-        await self._client.close()
 
 
 def _passes(error: ProviderError) -> bool:

@@ -32,6 +32,7 @@ from aixgo.errors import (
     RateLimited,
 )
 from aixgo.llm.contract import ELSEWHERE, Chunk, Completion, CompletionRequest
+from aixgo.telemetry.secrets import scrub
 from aixgo.usage import NO_USAGE, Usage
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Endpoint:
     """
 
     vendor: str
-    base_url: str
+    base_url: str = field(repr=False)  # it may hold a password
     key: SecretStr | None = field(default=None, repr=False)
     key_env: str = ""
     native_schema: bool = True
@@ -207,15 +208,18 @@ class SdkClient(ABC):
                         if text:
                             yield Chunk(text)
             if not answer.finished:
-                raise ProviderUnavailable(
-                    f"{self._where(request.model)} ended its stream before the answer was complete"
-                )
+                raise self._cut_short(request.model)
         except ProviderError as error:
             # What the vendor reported before it broke off is known better than any estimate.
-            if not answer.texts and error.usage == NO_USAGE and answer.usage != NO_USAGE:
+            if not answer.texts and not error.usage.total_tokens and answer.usage != NO_USAGE:
                 error.usage = replace(answer.usage, incomplete=True)
             raise
         yield Chunk(completion=answer.completion())
+
+    def _cut_short(self, model: str) -> ProviderUnavailable:
+        error = ProviderUnavailable(f"{self._where(model)} ended its stream before the answer was complete")
+        error.usage = Usage(incomplete=True)  # the vendor was at work, and may charge for what has not come
+        return error
 
     async def _open(self) -> Opened:
         async with self._opening:
@@ -305,14 +309,14 @@ class SdkClient(ABC):
         return error
 
     def _masked(self, words: str) -> str:
-        """Words from outside: without the key, which may be quoted in them, and cut."""
+        """Words from outside: without what is secret, which may be quoted in them, and cut."""
         key = self.endpoint.key
         if key is not None and key.get_secret_value():
             words = words.replace(key.get_secret_value(), "***")
-        return words[:_CUT]
+        return scrub(words)[:_CUT]
 
     def _where(self, model: str) -> str:
-        return f"{self.vendor}/{model} at {self.endpoint.base_url}"
+        return f"{self.vendor}/{model} at {scrub(self.endpoint.base_url)}"
 
 
 def time_left() -> float:

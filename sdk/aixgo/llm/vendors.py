@@ -20,11 +20,15 @@ from aixgo.names import nearest
 
 MAX_KEY_BYTES = 16_384
 """Of a file that holds a key."""
+_FILE = "_FILE"
+"""What a variable ends with that names a file, in which the value is."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Vendor:
-    """How a vendor is reached when nobody says otherwise. `path` is what an address without a path is given."""
+    """How a vendor is reached when nobody says otherwise. `path` is what an address without a path is given, and
+    `key_alias` another variable that its key is often in.
+    """
 
     base_url: str
     url_env: str
@@ -33,6 +37,7 @@ class _Vendor:
     limit_name: str = "max_tokens"
     images: bool = True
     path: str = "/v1"
+    key_alias: str = ""
 
 
 _HOSTED: Mapping[str, _Vendor] = {
@@ -40,18 +45,24 @@ _HOSTED: Mapping[str, _Vendor] = {
         "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY", limit_name="max_completion_tokens"
     ),
     "anthropic": _Vendor("https://api.anthropic.com", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", path=""),
-    "gemini": _Vendor("https://generativelanguage.googleapis.com", "GEMINI_BASE_URL", "GEMINI_API_KEY", path=""),
+    "gemini": _Vendor(
+        "https://generativelanguage.googleapis.com",
+        "GEMINI_BASE_URL",
+        "GEMINI_API_KEY",
+        path="",
+        key_alias="GOOGLE_API_KEY",
+    ),
     "xai": _Vendor("https://api.x.ai/v1", "XAI_BASE_URL", "XAI_API_KEY"),
     "deepseek": _Vendor(
         "https://api.deepseek.com/v1", "DEEPSEEK_BASE_URL", "DEEPSEEK_API_KEY", native_schema=False, images=False
     ),
-    "ollama": _Vendor("http://localhost:11434/v1", "OLLAMA_HOST"),
+    "ollama": _Vendor("http://127.0.0.1:11434/v1", "OLLAMA_HOST"),
 }
 
 VENDORS = (*_HOSTED, "local", "test")
 """What a model's name may begin with."""
-NO_EMBEDDINGS = ("anthropic", "gemini")
-"""Vendors whose embeddings are not reached: Anthropic has none."""
+NO_EMBEDDINGS = ("anthropic", "deepseek")
+"""Vendors that have no embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ class ModelSettings:
     """
 
     keys: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr])
-    urls: Mapping[str, str] = field(default_factory=dict[str, str])
+    urls: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # one may hold a password
     local_url: str = ""
     model_dir: Path | None = None
     limits: Mapping[str, VendorLimits] = field(default_factory=dict[str, VendorLimits])
@@ -71,12 +82,13 @@ class ModelSettings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ModelSettings:
         """The settings that environment variables give: OPENAI_API_KEY or OPENAI_API_KEY_FILE, OPENAI_BASE_URL, and so
-        on for each vendor; OLLAMA_HOST, AIXGO_LOCAL_MODEL_URL, AIXGO_MODEL_DIR; AIXGO_<VENDOR>_MAX_CONCURRENCY,
-        AIXGO_<VENDOR>_REQUESTS_PER_MINUTE and AIXGO_<VENDOR>_MAX_TRIES. Raises ConfigError, naming the variable.
+        on for each vendor; GOOGLE_API_KEY where there is no GEMINI_API_KEY; OLLAMA_HOST, AIXGO_LOCAL_MODEL_URL,
+        AIXGO_MODEL_DIR; AIXGO_<VENDOR>_MAX_CONCURRENCY, AIXGO_<VENDOR>_REQUESTS_PER_MINUTE and
+        AIXGO_<VENDOR>_MAX_TRIES. Raises ConfigError, naming the variable.
         """
         given = os.environ if environment is None else environment
         model_dir = given.get("AIXGO_MODEL_DIR")
-        keys = {name: _key(given, vendor.key_env) for name, vendor in _HOSTED.items() if vendor.key_env}
+        keys = {name: _key_of(given, vendor) for name, vendor in _HOSTED.items() if vendor.key_env}
         return cls(
             keys={name: key for name, key in keys.items() if key is not None},
             urls={
@@ -107,12 +119,24 @@ def endpoint_of(vendor: str, settings: ModelSettings) -> Endpoint:
     )
 
 
+def key_variables(vendor: str) -> tuple[str, ...]:
+    """The environment variables that a vendor's key may come from, the usual one first; () for one that wants none."""
+    known = _HOSTED.get(vendor)
+    names = (known.key_env, known.key_alias) if known else ()
+    return tuple(each for name in names if name for each in (name, f"{name}{_FILE}"))
+
+
+def _key_of(given: Mapping[str, str], vendor: _Vendor) -> SecretStr | None:
+    key = _key(given, vendor.key_env)
+    return _key(given, vendor.key_alias) if key is None and vendor.key_alias else key
+
+
 def _key(given: Mapping[str, str], name: str) -> SecretStr | None:
     """A key from the variable `name`, or from the file that `name`_FILE names, as secrets of containers are mounted."""
-    direct, path = given.get(name, "").strip(), given.get(f"{name}_FILE", "")
+    direct, path = given.get(name, "").strip(), given.get(f"{name}{_FILE}", "")
     if direct and path:
         raise ConfigError(f"both {name} and {name}_FILE are set; unset one of them")
-    source = f"{name}_FILE" if path else name
+    source = f"{name}{_FILE}" if path else name
     key = _read(source, path) if path else direct
     # An HTTP library that refuses a key shows it.
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -13,7 +13,8 @@ from aixgo.call import DEFAULT_TIMEOUT, CallState, entered
 from aixgo.errors import DeadlineExceeded, WrongState
 from aixgo.mailboxes.contract import Letter, Settlement
 from aixgo.message import Message
-from aixgo.telemetry import spans
+from aixgo.telemetry.endings import ending
+from aixgo.telemetry.invocations import delivery, spent
 from aixgo.usage import Ledger
 
 
@@ -36,9 +37,9 @@ class LetterDelivery:
             raise WrongState("a delivery is entered once, and not after its recv() was closed; receive it again")
         self._begun = True
         deadline = asyncio.get_running_loop().time() + DEFAULT_TIMEOUT
-        state = CallState(deadline, 1, (self._owner,), self.message.session_id, Ledger())
-        self._block.enter_context(spans.linked(self._traceparent, f"process {self._owner}"))
-        self._block.enter_context(entered(state))
+        self._state = CallState(deadline, 1, (self._owner,), self.message.session_id, Ledger())
+        self._span = self._block.enter_context(delivery(self._owner, self.message, self._traceparent))
+        self._block.enter_context(entered(self._state))
         self._timer = await self._block.enter_async_context(asyncio.timeout_at(deadline))
         return self.message
 
@@ -46,6 +47,9 @@ class LetterDelivery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         failure = error
+        spent(self._span, self._state)
+        if error is not None:
+            self._span.fail(ending(error, self._state))  # here: the timer below makes a TimeoutError of it
         try:
             await self._block.__aexit__(kind, error, trace)
         except TimeoutError as late:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,11 +30,11 @@ from aixgo.errors import (
 )
 from aixgo.events import Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
-from aixgo.runtime.contract import Outcomes, Runtime
+from aixgo.runtime.contract import EventStream, Outcomes, Runtime
 from aixgo.runtime.entry import cancelled_from_outside, own_cancellation, past_deadline
 from aixgo.runtime.parallel import Enough, Job, together
 from aixgo.telemetry import spans
-from aixgo.usage import Usage
+from aixgo.usage import Ledger, Usage
 
 if TYPE_CHECKING:  # pydantic takes 0.15 s to import
     from aixgo.orchestration.reading import PatternConfig
@@ -218,7 +218,7 @@ class MemberCalls:
         self._state = state
         self._sink = sink
         self._iterations = 0
-        self._cancelled: list[tuple[str, ...]] = []
+        self._cancelled: list[_MemberCall] = []
         self._late = min(LATE, LATE_SHARE * (state.deadline - asyncio.get_running_loop().time()))
         self.span = span
 
@@ -310,40 +310,60 @@ class MemberCalls:
     async def _call(self, name: str, message: Message) -> Message:
         if self._sink is None:
             return await self._runtime.call(name, message)
-        path = (*self._state.path, name)
-        await self._sink(MemberStarted(path))
+        above = ambient.current() or self._state
+        member = _MemberCall((*self._state.path, name), Ledger(above.ledger, self._orchestrator.name))
+        await self._sink(MemberStarted(member.path))
         try:
-            return await self._told(name, message, path, self._sink)
+            with ambient.entered(replace(above, ledger=member.ledger)):
+                return await self._told(name, message, member, self._sink)
         except asyncio.CancelledError:
-            self._cancelled.append(path)
+            self._cancelled.append(member)
             raise
 
-    async def _told(self, name: str, message: Message, path: tuple[str, ...], sink: Sink) -> Message:
+    async def _told(self, name: str, message: Message, member: _MemberCall, sink: Sink) -> Message:
         """A member's reply; whoever reads the stream is told that it has finished, and how."""
         try:
-            reply, instance_id = await self._forward(name, message, sink)
+            reply = await self._forward(name, message, member, sink)
         except AixgoError as error:
-            await sink(MemberFinished(error=error, path=path))
+            await sink(member.finished(error))
             raise
-        await sink(MemberFinished(reply, path=path, instance_id=instance_id))
+        await sink(member.finished(reply))
         return reply
 
     async def _tell_cancelled(self, outcomes: Outcomes) -> None:
         """Finish, for whoever reads the stream, the members that were cancelled because others were enough, or late."""
         while self._cancelled and self._sink is not None:
-            path = self._cancelled.pop()
+            member = self._cancelled.pop()
             # An error that came out of a member has a path; one of those that were cancelled here has none.
             late = any(isinstance(each.error, DeadlineExceeded) and not each.error.agent_path for each in outcomes)
             error = past_deadline(self._state) if late else CallCancelled("the outcomes of the others were enough")
-            await self._sink(MemberFinished(error=error, path=path))
+            error.agent_path, error.usage = member.path, member.ledger.usage
+            await self._sink(member.finished(error))
 
-    async def _forward(self, name: str, message: Message, sink: Sink) -> tuple[Message, str]:
+    async def _forward(self, name: str, message: Message, member: _MemberCall, sink: Sink) -> Message:
         async with self._runtime.stream(name, message) as events:
+            member.events = events
             async for event in events:
                 if isinstance(event, Result):
-                    return event.message, events.instance_id
+                    return event.message
                 await sink(event)
         raise AssertionError("a stream ends with a Result or raises")
+
+
+@dataclass(slots=True)
+class _MemberCall:
+    """One call of a member that somebody follows. Its ledger says what it spent, however it ends."""
+
+    path: tuple[str, ...]
+    ledger: Ledger
+    events: EventStream | None = None
+
+    def finished(self, ended: Message | AixgoError) -> MemberFinished:
+        """How it ended, as an event."""
+        instance_id = self.events.instance_id if self.events else ""
+        if isinstance(ended, Message):
+            return MemberFinished(ended, path=self.path, instance_id=instance_id)
+        return MemberFinished(error=ended, path=self.path, instance_id=instance_id)
 
 
 def name_of(member: Member) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,11 @@ class Place:
     store: str = MEMORY
     collection: str = "documents"
     api_key: SecretStr | None = None
+
+    @property
+    def shown(self) -> str:
+        """The store as it may be told: without the user and the password that a URL may hold."""
+        return re.sub(r"(?<=://)[^/@]*@", "", self.store) if self.is_server else self.store
 
     @property
     def is_server(self) -> bool:
@@ -140,7 +146,7 @@ class QdrantStore:
 
     @property
     def _where(self) -> str:
-        return f"the collection {self._place.collection!r} in {self._place.store}"
+        return f"the collection {self._place.collection!r} in {self._place.shown}"
 
     async def _exists(self) -> bool:
         return bool(await self._do("collection_exists"))
@@ -198,7 +204,7 @@ class QdrantStore:
             async with asyncio.timeout(_TIMEOUT if left is None else min(left, _TIMEOUT)):
                 return await call()
         except TimeoutError as error:
-            raise Unavailable(f"{self._place.store} did not answer in time") from error
+            raise Unavailable(f"{self._place.shown} did not answer in time") from error
         except (ValueError, *_library_errors()) as error:
             raise self._failed(error) from error
 
@@ -243,7 +249,7 @@ class QdrantStore:
         status: int | None = getattr(error, "status_code", None)
         told = _told(error, self._place.api_key)
         if status in (401, 403):
-            return PermissionDenied(f"{self._place.store} refuses the key ({status}); set QDRANT_API_KEY: {told}")
+            return PermissionDenied(f"{self._place.shown} refuses the key ({status}); set QDRANT_API_KEY: {told}")
         if status == _CONFLICT:
             return _Conflict(f"{self._where} exists: {told}")
         if status == _NOT_FOUND or (isinstance(error, ValueError) and "not found" in told):  # the embedded one's way
@@ -251,8 +257,8 @@ class QdrantStore:
         if isinstance(error, ValueError):
             return InternalError(f"{self._where} cannot do that: {told}")
         if status is None or status >= 500 or status == 429:
-            return Unavailable(f"the Qdrant server {self._place.store} cannot be reached: {told}")
-        return InternalError(f"the Qdrant server {self._place.store} answers {status}: {told}")
+            return Unavailable(f"the Qdrant server {self._place.shown} cannot be reached: {told}")
+        return InternalError(f"the Qdrant server {self._place.shown} answers {status}: {told}")
 
 
 class _Conflict(WrongState):

@@ -27,6 +27,7 @@ from aixgo.runtime.instance import Instance
 from aixgo.runtime.plain import TransportFailed
 from aixgo.runtime.replicas import Replicas
 from aixgo.telemetry import metrics, spans
+from aixgo.telemetry.endings import ending
 from aixgo.usage import NO_USAGE
 
 MAX_RETRIES = 4
@@ -108,7 +109,7 @@ class Attempts:
 
     def _tell(self, error: BaseException, followed: bool) -> None:
         """Count a failed attempt. One that no agent ended has no span of its own, and is an event of its caller's."""
-        failure = error.error if isinstance(error, TransportFailed) else error
+        failure = ending(error.error if isinstance(error, TransportFailed) else error, self._state)
         metrics.attempt_ended(self._target, failure, retried=followed)
         if followed or isinstance(error, TransportFailed):
             instance, kind = self._instance.instance_id, metrics.outcome(failure)
@@ -122,6 +123,8 @@ class Attempts:
         failure = error.error if isinstance(error, TransportFailed) else error
         if not isinstance(failure, AixgoError):
             return False
+        if failure.accepted:
+            self._state.instance_id = instance.instance_id
         if broken:
             self._replicas.failed(instance, refused=not failure.accepted)
             self.grant.lose() if failure.accepted else self.grant.settle(NO_USAGE)

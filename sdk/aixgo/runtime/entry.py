@@ -28,6 +28,7 @@ from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Resu
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.telemetry.invocations import Invocation, invocation, watched
+from aixgo.telemetry.secrets import scrub
 from aixgo.usage import NO_USAGE, Usage
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def typed(error: Exception, state: CallState) -> AixgoError:
         return error
     kind = type(error)
     failed = AgentFailed(
-        f"agent {state.path[-1]!r} raised {kind.__name__}: {error}",
+        f"agent {state.path[-1]!r} raised {kind.__name__}: {scrub(str(error))}",
         fields={"exception": f"{kind.__module__}.{kind.__qualname__}"},
     )
     failed.agent_path, failed.usage = state.path, state.ledger.usage

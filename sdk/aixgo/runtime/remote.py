@@ -150,6 +150,12 @@ def _trace(context: types_pb2.CallContext, trace: Trace | None) -> Headers | Non
     traceparent, tracestate, baggage = spans.inject() if trace is None else trace
     if not traceparent:
         return None
-    context.traceparent, context.tracestate, context.baggage = traceparent, tracestate, baggage
-    headers = (("traceparent", traceparent), ("tracestate", tracestate), ("baggage", baggage))
-    return [(key, value) for key, value in headers if value]
+    context.traceparent = traceparent
+    headers = [("traceparent", traceparent)]
+    if tracestate:
+        context.tracestate = tracestate
+        headers.append(("tracestate", tracestate))
+    if baggage:
+        context.baggage = baggage
+        headers.append(("baggage", baggage))
+    return headers

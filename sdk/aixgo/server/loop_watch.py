@@ -20,8 +20,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 from aixgo.telemetry.metrics import Reading
 
@@ -80,37 +78,38 @@ class Heartbeat:
 
 
 class LoopWatch:
-    """Watches the event loop that it is entered in: a timer beats, and a thread looks, every `beat` seconds."""
+    """Watches an event loop from `start` to `stop`: a timer beats, and a thread looks, every `beat` seconds."""
 
     def __init__(self, *, limit: float = LIMIT, beat: float = BEAT, clock: Callable[[], float] = monotonic) -> None:
         self._limit, self._every, self._clock = limit, beat, clock
         self._ended = threading.Event()
+        self._heart: Heartbeat | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def readings(self) -> Iterable[Reading]:
         """How late the loop was, for whoever collects metrics."""
-        return (("aixgo.loop.lag", self._heart.lag(), {}),)
+        return () if self._heart is None else (("aixgo.loop.lag", self._heart.lag(), {}),)
 
-    async def __aenter__(self) -> Self:
+    def start(self) -> None:
+        """Watch the running loop, whose thread this is."""
         watched = threading.get_ident()
         self._heart = Heartbeat(lambda: _stack(watched), limit=self._limit, every=self._every, clock=self._clock)
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(self._every, self._beat)
-        threading.Thread(target=self._look, name="aixgo loop watch", daemon=True).start()
-        return self
+        self._timer = asyncio.get_running_loop().call_later(self._every, self._beat, self._heart)
+        threading.Thread(target=self._look, args=(self._heart,), name="aixgo loop watch", daemon=True).start()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Watch no more. Safe to call again."""
         self._ended.set()
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _beat(self) -> None:
-        self._heart.beat()
-        self._timer = self._loop.call_later(self._every, self._beat)
+    def _beat(self, heart: Heartbeat) -> None:
+        heart.beat()
+        self._timer = asyncio.get_running_loop().call_later(self._every, self._beat, heart)
 
-    def _look(self) -> None:
+    def _look(self, heart: Heartbeat) -> None:
         while not self._ended.wait(self._every):
-            self._heart.look()
+            heart.look()
 
 
 def _stack(thread: int) -> str:

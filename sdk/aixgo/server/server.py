@@ -25,6 +25,7 @@ from aixgo.security.security import Security
 from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
 from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
+from aixgo.server.loop_watch import LoopWatch
 from aixgo.server.registrar import Registrar
 from aixgo.server.servicer import AgentServicer, add_agent_service
 from aixgo.server.session import Sessions
@@ -92,6 +93,7 @@ class AgentServer:
         self._server: grpc.aio.Server | None = None
         self._health_port: grpc.aio.Server | None = None
         self._monitor: asyncio.Task[None] | None = None
+        self._loop_watch = LoopWatch()
         self._stopped = asyncio.Event()
         self.address = ""
 
@@ -115,10 +117,11 @@ class AgentServer:
         """Wait until a control plane lists this instance; False when none does within `timeout` seconds."""
         return self._registrar is not None and await self._registrar.registered(timeout)
 
-    def readings(self) -> tuple[metrics.Reading, ...]:
+    def readings(self) -> Iterable[metrics.Reading]:
         """How busy it is, for whoever collects metrics."""
-        limit = self._limits.max_concurrent_calls
-        return ("aixgo.server.calls.active", self._calls.count, {}), ("aixgo.server.calls.limit", limit, {})
+        yield "aixgo.server.calls.active", self._calls.count, {}
+        yield "aixgo.server.calls.limit", self._limits.max_concurrent_calls, {}
+        yield from self._loop_watch.readings()
 
     async def drain(self) -> None:
         """Take no new calls, finish the running ones within `drain_timeout`, and stop. Safe to call again."""
@@ -129,6 +132,7 @@ class AgentServer:
         try:
             await self._wind_down()
         finally:
+            self._loop_watch.stop()
             for server in (self._server, self._health_port):
                 if server is not None:
                     await server.stop(None)  # at once, where the drain was cut short
@@ -156,6 +160,7 @@ class AgentServer:
         await self._publish_health(self.describe())
         if self._registrar is not None:
             await self._registrar.open()
+        self._loop_watch.start()
         metrics.observe(self)
         self._monitor = asyncio.get_running_loop().create_task(self._watch_ready(), name="readiness")
         return self

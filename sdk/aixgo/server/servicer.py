@@ -82,9 +82,10 @@ class AgentServicer(AgentServiceServicer):
             log.exception("Execute failed in aixgo")
             await abort(context, InternalError("the server failed; its log has the details"))
 
-    async def ExecuteStream(  # noqa: N802
+    async def ExecuteStream(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # as gRPC allows
         self, request: pb.ExecuteStreamRequest, context: Context
-    ) -> AsyncIterator[pb.ExecuteStreamResponse]:
+    ) -> None:
+        # No generator: gRPC does not close one whose caller has gone, so that it would end later, in another task.
         try:
             caller = self._calls.security.caller(context)
             call = self._incoming(request, context)
@@ -93,15 +94,15 @@ class AgentServicer(AgentServiceServicer):
             async with aclosing(self._calls.serve_stream(call)) as events:
                 async for event in events:
                     instance_id = (call.answered_by or self._instance_id) if first else ""
-                    yield pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id)
+                    await context.write(pb.ExecuteStreamResponse(event=encode_event(event), instance_id=instance_id))
                     first = False
         except AixgoError as error:
-            yield pb.ExecuteStreamResponse(error=encode_error(error), instance_id=self._instance_id)
+            await context.write(pb.ExecuteStreamResponse(error=encode_error(error), instance_id=self._instance_id))
             await abort(context, error)
         except Exception:
             log.exception("ExecuteStream failed in aixgo")
             failed = InternalError("the server failed; its log has the details")
-            yield pb.ExecuteStreamResponse(error=encode_error(failed), instance_id=self._instance_id)
+            await context.write(pb.ExecuteStreamResponse(error=encode_error(failed), instance_id=self._instance_id))
             await abort(context, failed)
 
     async def Deliver(self, request: pb.DeliverRequest, context: Context) -> pb.DeliverResponse:  # noqa: N802

@@ -6,15 +6,16 @@ Owns the attributes of that span (GenAI conventions, and aixgo.*). Both runtimes
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 
 from aixgo.agent import Agent
 from aixgo.call import CallState
 from aixgo.message import Message
 from aixgo.telemetry import content, metrics, spans
+from aixgo.telemetry.endings import ending
 from aixgo.telemetry.spans import Span
 from aixgo.usage import NO_USAGE
 
@@ -28,72 +29,96 @@ def watched() -> bool:
 
 
 class Invocation:
-    """One call while it runs. Say what the agent answered."""
+    """One call, recorded from the beginning to the end of a `with` block. Say what the agent answered.
 
-    __slots__ = ("_span",)
+    A context manager by hand: a generator's takes as long as all else that is done for a trace that is not kept.
+    """
 
-    def __init__(self, span: Span) -> None:
-        self._span = span
+    __slots__ = ("_agent", "_begun", "_block", "_instance_id", "_message", "_span", "_state")
+
+    def __init__(self, agent: Agent, message: Message, state: CallState, instance_id: str) -> None:
+        self._agent = agent
+        self._message = message
+        self._state = state
+        self._instance_id = instance_id
 
     def answered(self, reply: Message) -> None:
         """The agent has replied."""
-        policy = content.captured()
-        if policy is not None and self._span.recording:
+        if self._span.recording and (policy := content.captured()) is not None:
             self._span.set("gen_ai.output.messages", content.messages(policy, [("assistant", reply.text)]))
 
+    def __enter__(self) -> Self:
+        self._begun = perf_counter()
+        self._block = spans.span(f"invoke_agent {self._agent.name}", self._attributes)
+        self._span = self._block.__enter__()
+        metrics.call_began()
+        if self._span.recording and (policy := content.captured()) is not None:
+            self._span.set("gen_ai.input.messages", content.messages(policy, [("user", self._message.text)]))
+        return self
 
-@contextmanager
-def invocation(agent: Agent, message: Message, state: CallState, instance_id: str = "") -> Generator[Invocation]:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = None if error is None else ending(error, self._state)
+        try:
+            if failure is not None:
+                self._span.fail(failure)
+            spent(self._span, self._state)
+            self._block.__exit__(kind, error, trace)
+        finally:
+            metrics.call_ended(self._agent.name, failure, perf_counter() - self._begun)
+
+    def _attributes(self) -> dict[str, Any]:
+        agent, message, state = self._agent, self._message, self._state
+        tags = message.metadata.get("trace_tags")
+        return {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.name": agent.name,
+            "gen_ai.conversation.id": state.session_id or None,
+            spans.USER: _user(message),
+            "aixgo.trace_tags": _labels(cast("list[Any]", tags)) if isinstance(tags, list) else None,
+            "aixgo.agent.role": agent.role or None,
+            "aixgo.agent.path": "/".join(state.path),
+            "aixgo.depth": state.depth,
+            "aixgo.instance.id": self._instance_id or None,
+        }
+
+
+def invocation(agent: Agent, message: Message, state: CallState, instance_id: str = "") -> Invocation:
     """Record one call of an agent of this process. `instance_id` says which instance serves it, "" for none.
 
     Tokens and USD are those of the whole call, everything below it included; the conventions' own names for them stand
     on LLM calls only, so that whoever adds them up counts each once.
     """
-    begun = perf_counter()
-    failure: BaseException | None = None
-    metrics.call_began()
-    try:
-        with spans.span(f"invoke_agent {agent.name}", _attributes(agent, message, state, instance_id)) as span:
-            _ask(span, message)
-            try:
-                yield Invocation(span)
-            finally:
-                _spent(span, state)
-    except BaseException as error:
-        failure = error
-        raise
-    finally:
-        metrics.call_ended(agent.name, failure, perf_counter() - begun)
+    return Invocation(agent, message, state, instance_id)
 
 
-def _attributes(agent: Agent, message: Message, state: CallState, instance_id: str) -> dict[str, Any]:
-    user, tags = message.metadata.get("user_id"), message.metadata.get("trace_tags")
-    return {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.agent.name": agent.name,
-        "gen_ai.conversation.id": state.session_id or None,
-        spans.USER: user[:MAX_LABEL] if isinstance(user, str) else None,
-        "aixgo.trace_tags": _labels(cast("list[Any]", tags)) if isinstance(tags, list) else None,
-        "aixgo.agent.role": agent.role or None,
-        "aixgo.agent.path": "/".join(state.path),
-        "aixgo.depth": state.depth,
-        "aixgo.instance.id": instance_id or None,
+def delivery(agent: str, message: Message, traceparent: str) -> AbstractContextManager[Span]:
+    """Record what is done with one message out of a mailbox: a trace of its own, linked to that of `traceparent`."""
+    attributes = {
+        "gen_ai.agent.name": agent,
+        "gen_ai.conversation.id": message.session_id or None,
+        "messaging.operation.type": "process",
+        "messaging.message.id": message.id,
+        spans.USER: _user(message),
     }
+    return spans.linked(traceparent, f"process {agent}", attributes)
+
+
+def _user(message: Message) -> str | None:
+    """On whose behalf a message says that it is."""
+    user = message.metadata.get("user_id")
+    return user[:MAX_LABEL] if isinstance(user, str) else None
 
 
 def _labels(tags: list[Any]) -> list[str]:
     return [tag[:MAX_LABEL] for tag in tags[:MAX_TAGS] if isinstance(tag, str)]
 
 
-def _ask(span: Span, message: Message) -> None:
-    policy = content.captured()
-    if policy is not None and span.recording:
-        span.set("gen_ai.input.messages", content.messages(policy, [("user", message.text)]))
-
-
-def _spent(span: Span, state: CallState) -> None:
+def spent(span: Span, state: CallState) -> None:
+    """Say on a span what was spent below it."""
     usage = state.ledger.usage
-    if usage is NO_USAGE:
+    if usage is NO_USAGE or not span.recording:
         return
     span.set("tokens.total", usage.total_tokens)
     span.set("aixgo.llm_calls", usage.llm_calls)

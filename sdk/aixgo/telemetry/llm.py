@@ -31,10 +31,10 @@ def operation(
 
 
 def asked(span: Span, messages: Sequence[ChatMessage]) -> None:
-    """What a model is asked, if content is captured."""
+    """What a model is asked, if content is captured; of images only what they are."""
     policy = content.captured()
     if policy is not None and span.recording:
-        span.set("gen_ai.input.messages", content.messages(policy, [(turn.role, turn.content) for turn in messages]))
+        span.set("gen_ai.input.messages", content.messages(policy, [(turn.role, turn.described) for turn in messages]))
 
 
 def answered(span: Span, text: str, uses: Sequence[ToolUse] = ()) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aixgo.errors import AixgoError, CallCancelled
+from aixgo.telemetry.endings import ending
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 Reading = tuple[str, float, Mapping[str, str]]
-"""The name of a gauge, its value now, and what tells it from others of the name."""
+"""The name of a gauge or total, its value now, and what tells it from others of the name."""
 
 AGENT = "gen_ai.agent.name"
 OUTCOME = "aixgo.outcome"
@@ -55,13 +57,21 @@ GAUGES = {
     "aixgo.instances": ("{instance}", "Instances of other processes that are known, by state."),
     "aixgo.channels": ("{channel}", "Connections to other processes that are kept."),
     "aixgo.registry.instances": ("{instance}", "Instances that this control plane lists, by state."),
+    "aixgo.registry.watchers": ("{watch}", "Processes that follow the list of this control plane."),
 }
+TOTALS = {
+    "aixgo.registry.registrations": ("{instance}", "Instances that came onto the list of this control plane."),
+    "aixgo.registry.expirations": ("{instance}", "Instances whose lease ended because nobody renewed it."),
+}
+"""What only grows, and is counted by the sources themselves."""
 
 _TRIES = 3
+_PENDING = 256
+"""Measurements that wait at most. Recording them together takes half as long as one by one, between other work."""
 
 
 class Source(Protocol):
-    """Something that has gauges. It is asked from a thread of the exporter's."""
+    """Something that has gauges and totals. It is asked from a thread of the exporter's."""
 
     def readings(self) -> Iterable[Reading]:
         """The values now."""
@@ -93,7 +103,7 @@ def call_ended(agent: str, error: BaseException | None, seconds: float) -> None:
     if instruments is not None:
         instruments.active -= 1
         instruments.count("aixgo.calls", (agent, outcome(error)), 1)
-        instruments.record("aixgo.call.duration", seconds, {AGENT: agent})
+        instruments.record("aixgo.call.duration", seconds, instruments.of_agent(agent))
 
 
 def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = False) -> None:
@@ -131,9 +141,10 @@ def llm_ended(
 
 
 def outcome(error: BaseException | None) -> str:
-    """`ok`, or the type of a typed error; what is none here, a cancellation, is CallCancelled to callers."""
+    """`ok`, or the type of a typed error: of a cancellation that which the caller of the current call sees."""
     if error is None:
         return "ok"
+    error = ending(error)
     return type(error).__name__ if isinstance(error, AixgoError) else CallCancelled.__name__
 
 
@@ -147,6 +158,9 @@ class _Instruments:
         self.active = 0
         self._sources: list[weakref.ref[Source]] = []
         self._counts: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
+        self._context = _current_context()
+        self._by_agent: dict[str, Mapping[str, str]] = {}
+        self._pending: deque[tuple[Histogram, float, Mapping[str, str], Context]] = deque()
         for name, (unit, description, _) in COUNTERS.items():
             meter.create_observable_counter(name, [self._callback(self._counted, name)], unit, description)
         self._histograms = {
@@ -155,13 +169,33 @@ class _Instruments:
         }
         for name, (unit, description) in GAUGES.items():
             meter.create_observable_gauge(name, [self._callback(self._values, name)], unit, description)
+        for name, (unit, description) in TOTALS.items():
+            meter.create_observable_counter(name, [self._callback(self._values, name)], unit, description)
 
     def count(self, name: str, key: tuple[str, ...], more: float) -> None:
         counts = self._counts[name]  # counters of OpenTelemetry's, which are asked for instead, take ten times as long
         counts[key] = counts.get(key, 0) + more
 
     def record(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
-        self._histograms[name].record(value, attributes)
+        """Note a measurement. It reaches OpenTelemetry with others, at the latest when somebody collects them."""
+        self._pending.append((self._histograms[name], value, attributes, self._context()))
+        if len(self._pending) >= _PENDING:
+            self._record_pending()
+
+    def of_agent(self, name: str) -> Mapping[str, str]:
+        """The attributes that tell an agent's measurements from those of others."""
+        found = self._by_agent.get(name)
+        if found is None:
+            found = self._by_agent[name] = {AGENT: name}
+        return found
+
+    def _record_pending(self) -> None:
+        try:
+            while True:  # one at a time: a collecting thread may be at it, too
+                histogram, value, attributes, context = self._pending.popleft()
+                histogram.record(value, attributes, context)
+        except IndexError:
+            return
 
     def observe(self, source: Source) -> None:
         self._sources = [*(ref for ref in self._sources if ref() is not None), weakref.ref(source)]
@@ -175,6 +209,7 @@ class _Instruments:
         return observed
 
     def _counted(self, name: str) -> Iterator[tuple[float, Mapping[str, str]]]:
+        self._record_pending()  # counters are asked before histograms are read
         keys = COUNTERS[name][2]
         for values, total in list(self._counts[name].items()):
             yield total, dict(zip(keys, values, strict=True))
@@ -200,15 +235,24 @@ def _readings(source: Source) -> Sequence[Reading]:
     return []
 
 
+def _current_context() -> Callable[[], Context]:
+    from opentelemetry.context import get_current
+
+    return get_current
+
+
+class _Door:
+    """The provider that was seen last, and its instruments: OpenTelemetry has one meter provider for a process."""
+
+    provider: object = None
+    instruments: _Instruments | None = None
+
+
 def _instruments() -> _Instruments | None:
     module = sys.modules.get("opentelemetry.metrics._internal")
     # The private name, because get_meter_provider() asks the environment every time, and makes a provider of it.
-    provider = None if module is None else getattr(module, "_METER_PROVIDER", None)
-    if provider is None:
-        return None
-    return _instruments_of(cast("MeterProvider", provider))
-
-
-@lru_cache(maxsize=1)
-def _instruments_of(provider: MeterProvider) -> _Instruments:
-    return _Instruments(provider.get_meter("aixgo"))
+    provider: Any = None if module is None else getattr(module, "_METER_PROVIDER", None)
+    if provider is not _Door.provider:
+        _Door.instruments = None if provider is None else _Instruments(provider.get_meter("aixgo"))
+        _Door.provider = provider
+    return _Door.instruments

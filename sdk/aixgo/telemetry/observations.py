@@ -22,18 +22,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from langfuse import LangfuseOtelSpanAttributes as Names
-from langfuse import __version__ as langfuse_version
-from opentelemetry import baggage, trace
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
-
 from aixgo.call import current
 from aixgo.telemetry.scores import COMMENT, QUALITY
 from aixgo.telemetry.spans import USER
+
+try:
+    from langfuse import LangfuseOtelSpanAttributes as Names
+    from langfuse import __version__ as langfuse_version
+    from opentelemetry import baggage, trace
+    from opentelemetry.exporter.otlp.proto.http import Compression
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+    from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
+except ImportError as error:
+    raise ImportError("Langfuse's SDK is missing: pip install 'aixgo[langfuse]'") from error
 
 if TYPE_CHECKING:
     from langfuse import Langfuse

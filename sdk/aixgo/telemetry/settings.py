@@ -43,11 +43,11 @@ class TelemetrySettings:
     is a warning, because only the environment asked.
     """
 
-    otlp: str = ""
+    otlp: str = field(default="", repr=False)  # like the other URLs, it may hold a password
     protocol: Protocol | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    traces_url: str = ""
-    metrics_url: str = ""
+    traces_url: str = field(default="", repr=False)
+    metrics_url: str = field(default="", repr=False)
     no_traces: bool = False
     no_metrics: bool = False
     console: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+EXEMPLARS = "OTEL_METRICS_EXEMPLAR_FILTER"
 FLUSH_TIMEOUT = 3.0
 """Seconds that the end of a process waits for the last spans and metrics to be delivered."""
 
@@ -161,8 +163,13 @@ def _begin_metrics(telemetry: Telemetry, settings: TelemetrySettings, resource: 
         telemetry.metrics_address = page.address
         telemetry.on_close(page.close)
         readers.append(page.reader)
-    provider: MeterProvider = load("opentelemetry.sdk.metrics").MeterProvider(
-        metric_readers=readers, resource=resource, shutdown_on_exit=False
+    sdk = load("opentelemetry.sdk.metrics")
+    provider: MeterProvider = sdk.MeterProvider(
+        metric_readers=readers,
+        resource=resource,
+        # Examples of traces beside the figures are for those who ask: choosing them takes as long as counting does.
+        exemplar_filter=None if EXEMPLARS in os.environ else sdk.AlwaysOffExemplarFilter(),
+        shutdown_on_exit=False,
     )
     internal.set_meter_provider(provider)
     telemetry.meter_provider = provider

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from aixgo.errors import AixgoError, ToolError, WrongState
 from aixgo.message import JSON
 from aixgo.names import nearest
+from aixgo.telemetry.outside import without_baggage
 from aixgo.tools.contract import acceptable_name
 from aixgo.tools.mcp_session import McpEndpoint, Session
 
@@ -109,7 +110,8 @@ class McpServer:
         for last in (False, True):
             session, client = await self._open()
             try:
-                return await ask(client)
+                with without_baggage():  # the SDK puts what there is into the request's `_meta`
+                    return await ask(client)
             except Exception as error:
                 if isinstance(error, TimeoutError):
                     session.lose()

@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from aixgo.errors import ConfigError, WrongState
+from aixgo.telemetry.outside import trace_headers
+from aixgo.telemetry.secrets import HIDDEN, scrub
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 8.0
 """Seconds that a session gets to close: the SDK gives a server 2 s to end by itself, 2 s after SIGTERM, 2 s after
 SIGKILL."""
+_LONGEST_LINE, _LAST_WORDS = 64 * 1024, 0.5
+"""Bytes of a line of a server's standard error, and seconds that are waited for what it wrote last: processes that it
+left behind may keep the pipe open."""
 _NOT_FOUND, _SESSION_HEADER = 404, "mcp-session-id"
 _HTTP_TIMEOUT, _HTTP_READ_TIMEOUT = 30.0, 300.0
 """Seconds for connecting and writing, and for a server that holds its answer open (the SDK's own defaults)."""
@@ -47,7 +53,7 @@ class McpEndpoint:
     """
 
     command: Sequence[str] = ()
-    url: str = ""
+    url: str = field(default="", repr=False)  # it may hold a key
     env: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr], repr=False)
     headers: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr], repr=False)
 
@@ -129,7 +135,7 @@ async def _connected(endpoint: McpEndpoint, session: Session) -> AsyncGenerator[
     sdk = await asyncio.to_thread(_import_sdk)
     async with AsyncExitStack() as stack:
         if endpoint.command:
-            transport = _over_stdio(endpoint)
+            transport = _over_stdio(endpoint, await stack.enter_async_context(_errors_of(endpoint)))
         else:
             transport = await _over_http(endpoint, session.forget, stack)
         yield await stack.enter_async_context(sdk.Client(_watched(transport, session.lose)))
@@ -143,12 +149,44 @@ async def _watched(
         yield _Watched(read, lost), write
 
 
-def _over_stdio(endpoint: McpEndpoint) -> AbstractAsyncContextManager[Any]:
+def _over_stdio(endpoint: McpEndpoint, errors: IO[str]) -> AbstractAsyncContextManager[Any]:
     stdio = importlib.import_module("mcp.client.stdio")
     command, *words = endpoint.command
     env = {name: secret.get_secret_value() for name, secret in endpoint.env.items()}
     server = stdio.StdioServerParameters(command=command, args=words, env=env)
-    return stdio.stdio_client(server, errlog=sys.__stderr__)
+    return stdio.stdio_client(server, errlog=errors)
+
+
+@asynccontextmanager
+async def _errors_of(endpoint: McpEndpoint) -> AsyncGenerator[IO[str]]:
+    """A file for the standard error of a server, which goes on to ours without what is secret."""
+    reading, writing = os.pipe()
+    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
+    )
+    passing = asyncio.create_task(_pass_on(reader, endpoint.secrets))
+    try:
+        with os.fdopen(writing, "w") as errors:
+            yield errors
+        await asyncio.wait({passing}, timeout=_LAST_WORDS)
+    finally:
+        passing.cancel()
+        pipe.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, secrets: Sequence[str]) -> None:
+    while True:
+        try:
+            line = await reader.readline()
+        except ValueError:  # longer than the limit; the reader has dropped it
+            continue
+        if not line:
+            return
+        text = line.decode(errors="replace")
+        for secret in secrets:
+            text = text.replace(secret, HIDDEN)
+        print(scrub(text), end="", file=sys.__stderr__, flush=True)
 
 
 async def _over_http(
@@ -159,6 +197,12 @@ async def _over_http(
         if response.status_code == _NOT_FOUND and _SESSION_HEADER in response.request.headers:
             forgotten()
 
+    async def trace(request: Any) -> None:
+        # The SDK tells the server in `_meta` of the message (MCP SEP-414); proxies on the way read headers only. It
+        # sends a message in the context of the call that the message is from.
+        for name, text in trace_headers().items():
+            request.headers.setdefault(name, text)
+
     http, streamable = importlib.import_module("httpx2"), importlib.import_module("mcp.client.streamable_http")
     # A proxy from the environment is never meant for a server on this machine.
     local = urlsplit(endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -166,7 +210,7 @@ async def _over_http(
         headers={name: secret.get_secret_value() for name, secret in endpoint.headers.items()},
         timeout=http.Timeout(_HTTP_TIMEOUT, read=_HTTP_READ_TIMEOUT),
         trust_env=not local,
-        event_hooks={"response": [look]},
+        event_hooks={"request": [trace], "response": [look]},
     )
     return streamable.streamable_http_client(endpoint.url, http_client=await stack.enter_async_context(client))
 

@@ -113,8 +113,9 @@ class Usage(_message.Message):
     cache_write_tokens: _builtins.int
     """Of prompt_tokens, those that the vendor wrote into its cache; none of them is among cached_tokens."""
     unsettled_tokens: _builtins.int
-    """Tokens of grants whose callee did not say what it spent: at most so many were spent on top of the numbers above.
-    They count against the budgets above as if they were spent. 0 where no budget set a limit.
+    """Tokens that may have been spent on top of the numbers above, at most so many: those of LLM calls that were broken
+    off, and those of grants whose callee did not say what it spent. They count against the budgets above as if they
+    were spent.
     """
     unsettled_usd: _builtins.str
     """The same in USD, as a decimal string; empty is 0."""

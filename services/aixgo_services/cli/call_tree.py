@@ -120,5 +120,5 @@ def _error_json(error: BaseException | None) -> dict[str, Any] | None:
     if error is None:
         return None
     if isinstance(error, AixgoError):
-        return failure(error)
+        return {key: value for key, value in failure(error).items() if key != "usage"}  # it stands beside the error
     return {"error": type(error).__name__, "message": str(error)}

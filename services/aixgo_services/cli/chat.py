@@ -248,15 +248,13 @@ class Conversation:
         click.echo(click.style(f"session {self.session} with {self.name} ({commands})", dim=True), err=True)
 
     def _end(self) -> None:
-        from aixgo.message import Message
-
         from aixgo_services.cli.output import show_cost, usage_json
 
         if self.as_json:
             _print_json({"event": "End", "session_id": self.session, "usage": usage_json(self.usage)})
             return
         click.echo(click.style(f"\nto continue: --session {self.session}", dim=True), err=True)
-        show_cost(Message(usage=self.usage))
+        show_cost(self.usage)
 
     def _tell_failure(self, error: AixgoError) -> None:
         from aixgo_services.cli.failures import failure_json

@@ -36,8 +36,13 @@ def exit_code(error: AixgoError) -> Exit:
 
 
 def failure(error: AixgoError) -> dict[str, Any]:
-    """An error as a JSON object: `error` (its class), `message`, `code`, `agent_path`, `retry_after`, `fields`."""
+    """An error as a JSON object: `error` (its class), `message`, `code`; and where there is something to say of it
+    `agent_path`, `retry_after`, `fields`, and `usage`, what was spent until then.
+    """
     from aixgo.errors import class_name  # only after a failure
+    from aixgo.usage import NO_USAGE
+
+    from aixgo_services.cli.output import usage_json
 
     told: dict[str, Any] = {"error": class_name(type(error)), "message": error.message, "code": error.code.name}
     if error.agent_path:
@@ -46,6 +51,8 @@ def failure(error: AixgoError) -> dict[str, Any]:
         told["retry_after"] = error.retry_after
     if error.fields:
         told["fields"] = error.fields
+    if error.usage != NO_USAGE:
+        told["usage"] = usage_json(error.usage)
     return told
 
 

@@ -140,7 +140,6 @@ def _progress(*, shown: bool) -> Generator[Progress]:
 
 
 def _tell(retriever: RetrieverAgent, report: Report, usage: Usage, *, as_json: bool) -> None:
-    from aixgo.message import Message
 
     from aixgo_services.cli.output import show_cost, usage_json
 
@@ -161,4 +160,4 @@ def _tell(retriever: RetrieverAgent, report: Report, usage: Usage, *, as_json: b
         )
     )
     click.echo(f"{counts}; {report.chunks} chunks embedded")
-    show_cost(Message(usage=usage))
+    show_cost(usage)

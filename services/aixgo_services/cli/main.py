@@ -117,7 +117,10 @@ def _failed(error: Exception, as_json: bool) -> int:
         if as_json:
             click.echo(failure_json(error), err=True)
         else:
+            from aixgo_services.cli.output import show_spent  # as above
+
             click.echo(f"aixgo: {error}", err=True)
+            show_spent(error)
         return exit_code(error)
     text = f"{type(error).__name__}: {error}".strip()
     return _say(f"{text} (this should not happen; `aixgo -v ...` shows where)", Exit.FAILED, "InternalError", as_json)

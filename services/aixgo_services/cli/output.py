@@ -6,10 +6,12 @@ Owns the form of `--json` output: a reply is one object, a stream is one object 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+from aixgo.errors import BudgetExceeded
 from aixgo.events import Delta, MemberFinished, MemberStarted, Result, ToolCall
 
 from aixgo_services.cli.failures import failure
@@ -17,12 +19,14 @@ from aixgo_services.cli.failures import failure
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from aixgo.errors import AixgoError
     from aixgo.events import Event
     from aixgo.message import Message
     from aixgo.runtime.contract import EventStream
     from aixgo.usage import Usage
 
 _MILLIONTH = Decimal("0.000001")
+_MAX_SHARE = 200
 
 
 def message_json(message: Message) -> dict[str, Any]:
@@ -88,18 +92,36 @@ def show_reply(message: Message, *, as_json: bool) -> None:
     payload = message.payload
     pretty = isinstance(payload, (dict, list))
     click.echo(json.dumps(payload, indent=2, ensure_ascii=False) if pretty else message.text)
-    show_cost(message)
+    show_cost(message.usage)
 
 
-def show_cost(message: Message) -> None:
-    """Print tokens and USD of a reply on stderr, when there were any."""
-    usage = message.usage
+def show_cost(usage: Usage) -> None:
+    """Print tokens and USD on stderr, when there were any."""
     if usage.llm_calls or usage.incomplete:
         tokens = f"{'at least ' * usage.incomplete}{usage.total_tokens} tokens"
         text = f"{usage.llm_calls} LLM calls, {tokens}, {cost_text(usage)}"
         if usage.unsettled_tokens:
             text += f"; calls that were lost may have spent {usage.unsettled_tokens} tokens more"
         click.echo(click.style(text, dim=True), err=True)
+
+
+def show_spent(error: AixgoError) -> None:
+    """Print on stderr what a failed call had spent; of a budget that did not suffice also who spent how much of it."""
+    show_cost(error.usage)
+    if isinstance(error, BudgetExceeded):
+        for name, share in _object(error.fields.get("spent")).items():
+            click.echo(click.style(f"  {_share(name, _object(share))}", dim=True), err=True)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """A JSON object, and an empty one for anything else: an error's fields are what some process wrote into them."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _share(name: str, told: Mapping[str, Any]) -> str:
+    """What one agent spent, as one line that a terminal may print."""
+    line = f"{name}: {told.get('tokens', 'unknown')} tokens, ${told.get('cost_usd', ' unknown')}"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)[:_MAX_SHARE]
 
 
 def cost_text(usage: Usage) -> str:
@@ -153,7 +175,7 @@ class Lines:
     def _result(self, message: Message) -> None:
         self._end_line()
         if isinstance(message.payload, str) and message.payload == self._said and len(self._speaker) <= 1:
-            show_cost(message)
+            show_cost(message.usage)
         else:
             show_reply(message, as_json=False)
 

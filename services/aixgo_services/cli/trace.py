@@ -44,12 +44,13 @@ async def show_traced(
     """
     tree = CallTree(target, clock)
     reply: Message | None = None
+    events: EventStream | None = None
     try:
         async with stream as events:
             reply = await _follow(events, tree, streaming=streaming, as_json=as_json)
             tree.end(reply.usage, instance_id=events.instance_id)
     except BaseException as error:  # also Ctrl-C: what was called until then is what one wants to see
-        tree.end(error=error)
+        tree.end(error=error, instance_id=events.instance_id if events else "")
         raise
     finally:
         if as_json:

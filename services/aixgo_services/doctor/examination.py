@@ -28,6 +28,7 @@ from aixgo_services.doctor.findings import Finding, Level, problem
 from aixgo_services.needs.beside import read_beside
 from aixgo_services.needs.extras import needed_extras
 from aixgo_services.needs.keeping import session_place
+from aixgo_services.needs.models import vendors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
     try:
         variables = read_environment(file.parent if file else None)
         settings = Settings.read(variables)
+        ModelSettings.from_environment(variables)  # a key in a file that cannot be read is told before it is missed
     except ConfigError as error:
         fix = "correct or unset it, in the environment or in .env"
         return [python, generated, *_packages({}), problem("settings", error.message, fix)]
@@ -55,7 +57,7 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
     config, findings = mesh.check_file(file, variables, checked) if file else (None, [])
     # A file whose agents cannot be made is asked all the same what it needs: that may be why.
     read = config or (_read(file, variables) if file else None)
-    vendors = mesh.vendors_of(read) if read else {}
+    vendors = vendors_of(read) if read else {}
     extras, needed = await _needed(read, settings, variables, network) if read else ({}, [])
     return [
         python,
@@ -64,6 +66,7 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
         *findings,
         *needed,
         *mesh.check_keys(vendors, variables),
+        *(mesh.check_langfuse(read, variables) if read else ()),
         mesh.check_model(vendors.get("local"), variables),
         *await _control_planes(config, settings, control_plane, network),
         *(await surroundings.check_ports(config, network) if config else ()),

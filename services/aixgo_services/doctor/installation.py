@@ -18,6 +18,9 @@ LEAST_PYTHON = (3, 11)
 GENERATED = ("aixgo.v1.agent_pb2_grpc", "aixgo.v1.registry_pb2_grpc")
 """The modules made from the wire contract; importing one imports all that it needs."""
 
+_USEFUL = ("prices",)
+"""Extras without which all works that wants them, and only knows less."""
+
 VersionOf = Callable[[str], str | None]
 """The installed version of a distribution; None when it is not installed."""
 
@@ -41,7 +44,9 @@ def check_packages(requirements: Iterable[str], version_of: VersionOf) -> list[F
 def check_extras(
     requirements: Iterable[str], extras: Iterable[str], version_of: VersionOf, needed: Mapping[str, str]
 ) -> list[Finding]:
-    """One line for each extra. `needed` says what wants an extra: without it that is a problem."""
+    """One line for each extra. `needed` says what wants an extra: without it that is a problem, or a warning where it
+    would only be of use.
+    """
     names = list(extras)
     parsed = list(_parsed(requirements, names))
     found = [
@@ -75,7 +80,9 @@ def _extra(name: str, wanted: list[Requirement], version_of: VersionOf, needed_b
     missing = [each.name for each in wanted if version_of(each.name) is None]
     if missing:
         told = f"not installed ({', '.join(missing)})"
-        return [problem(check, f"{told}, and {needed_by}", install) if needed_by else ok(check, f"{told}; {install}")]
+        if not needed_by:
+            return [ok(check, f"{told}; {install}")]
+        return [(warning if name in _USEFUL else problem)(check, f"{told}, and {needed_by}", install)]
     faults = [fault for each in wanted if (fault := _fault(check, each, version_of, install))]
     return faults or [ok(check, ", ".join(f"{each.name} {version_of(each.name)}" for each in wanted))]
 

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from aixgo.errors import AixgoError, ConfigError
-from aixgo.llm.models import VENDORS, ModelSettings
+from aixgo.llm.models import ModelSettings
+from aixgo.llm.vendors import key_variables
 from aixgo.llm.weights import find_weights, models_dir
+from aixgo.telemetry.secrets import scrub
 
-from aixgo_services.doctor.findings import Finding, ok, problem
-from aixgo_services.needs.models import embeddings_of
+from aixgo_services.doctor.findings import Finding, ok, problem, warning
+from aixgo_services.needs.secrets import LANGFUSE_KEYS
 
 if TYPE_CHECKING:
     from aixgo.config.schema import Config
 
-_KEYLESS = ("local", "test", "ollama")
 _COMPATIBLE = "openai"
 """With an address of one's own this vendor is any server of the OpenAI format, and many of those want no key."""
 
@@ -36,31 +37,19 @@ def check_file(file: Path, variables: Mapping[str, str], check: Check) -> tuple[
     return config, [ok("file", f"{file}: {', '.join(config.names)}")]
 
 
-def vendors_of(config: Config) -> dict[str, str]:
-    """The vendors of models that a configuration names, each with one of its models. What embeds texts here has no key
-    and weights of its own, and does not count.
-    """
-    found: dict[str, str] = {}
-    for agent in config.agents:
-        embeddings = embeddings_of(agent)
-        for model in (*agent.model, *(() if embeddings.startswith("local/") else (embeddings,))):
-            vendor, slash, _ = model.partition("/")
-            if slash and vendor in VENDORS:
-                found.setdefault(vendor, model)
-    return found
-
-
 def check_keys(vendors: Iterable[str], variables: Mapping[str, str]) -> list[Finding]:
     """Whether each vendor's key is set. Its value is not looked at."""
     settings = ModelSettings.from_environment(variables)
-    return [_key(vendor, settings) for vendor in vendors if vendor not in _KEYLESS]
+    return [_key(vendor, settings, variables) for vendor in vendors if key_variables(vendor)]
 
 
 def check_model(model: str | None, variables: Mapping[str, str]) -> Finding:
     """Whether the weights of the embedded model are there; `model` is the name by which a file uses it."""
     settings = ModelSettings.from_environment(variables)
     if settings.local_url:
-        return ok("embedded model", f"served by another process, at {settings.local_url} (AIXGO_LOCAL_MODEL_URL)")
+        return ok(
+            "embedded model", f"served by another process, at {scrub(settings.local_url)} (AIXGO_LOCAL_MODEL_URL)"
+        )
     weights = find_weights(settings.model_dir)
     if weights is not None:
         return ok("embedded model", str(weights))
@@ -70,18 +59,25 @@ def check_model(model: str | None, variables: Mapping[str, str]) -> Finding:
     return problem("embedded model", f"{told}, and the file uses {model}", "aixgo model pull")
 
 
-def key_name(vendor: str) -> str:
-    """The environment variable that holds a vendor's key."""
-    return f"{vendor.upper()}_API_KEY"
+def check_langfuse(config: Config, variables: Mapping[str, str]) -> list[Finding]:
+    """Whether Langfuse's keys are set, where a file sends its traces there."""
+    if not config.observability.langfuse:
+        return []
+    missing = [name for name in LANGFUSE_KEYS if not variables.get(name, "").strip()]
+    if not missing:
+        return [ok("keys of langfuse", f"{' and '.join(LANGFUSE_KEYS)} are set")]
+    told = f"observability.langfuse is on without {' and '.join(missing)}, so nothing is sent there"
+    return [warning("keys of langfuse", told, f"set {' and '.join(missing)}, or add them to .env")]
 
 
-def _key(vendor: str, settings: ModelSettings) -> Finding:
-    check, name = f"key of {vendor}", key_name(vendor)
+def _key(vendor: str, settings: ModelSettings, variables: Mapping[str, str]) -> Finding:
+    check, names = f"key of {vendor}", key_variables(vendor)
     if vendor in settings.keys:
-        return ok(check, f"{name} is set")
+        return ok(check, f"{next(name for name in names if variables.get(name))} is set")
     if vendor == _COMPATIBLE and vendor in settings.urls:
-        return ok(check, f"{name} is not set; the server at {settings.urls[vendor]} may want none")
-    return problem(check, f"{name} is not set, and the file uses {vendor}/...", f"set {name}, or add it to .env")
+        return ok(check, f"{names[0]} is not set; the server at {scrub(settings.urls[vendor])} may want none")
+    fix = f"set {names[0]}, or add it to .env; or set {names[1]} to the path of a file that has it"
+    return problem(check, f"{names[0]} is not set, and the file uses {vendor}/...", fix)
 
 
 def _faults(file: Path, error: AixgoError) -> list[Finding]:

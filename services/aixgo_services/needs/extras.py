@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from aixgo.llm.models import VENDORS
-
 from aixgo_services.needs.keeping import Sessions
 from aixgo_services.needs.models import embeddings_of
 
@@ -17,7 +15,17 @@ if TYPE_CHECKING:
     from aixgo.config.schema import Config
     from aixgo.config.spec import AgentSpec
 
-_WITHOUT = ("test",)
+_OF_VENDORS: Mapping[str, str] = {
+    "openai": "openai",
+    "xai": "openai",
+    "deepseek": "openai",
+    "ollama": "openai",
+    "anthropic": "anthropic",
+    "gemini": "gemini",
+}
+"""The extra by the vendor of a model; the embedded one is another's business, and scripted ones need none."""
+_UNPRICED = ("langgraph",)
+"""Extras whose agents ask vendors' models, without the list of what those cost."""
 _OF_PACKAGES: Mapping[str, str] = {
     "aixgo.adapters.pydantic_ai": "pydantic-ai",
     "pydantic_ai": "pydantic-ai",
@@ -41,13 +49,28 @@ def needed_extras(
     for agent in config.agents:
         for extra, by in _of_agent(agent, served=served):
             needed.setdefault(extra, f"agent {agent.name} {by}")
+    for extra, by in _of_observability(config):
+        needed.setdefault(extra, by)
     if sessions is Sessions.POSTGRES:
         needed.setdefault("postgres", "sessions are kept in PostgreSQL")
     for name in sorted(imported):
         for package, extra in _OF_PACKAGES.items():
             if name == package or name.startswith(f"{package}."):
                 needed.setdefault(extra, f"a module beside the file imports {name}")
+    for extra in _UNPRICED:
+        if extra in needed:
+            needed.setdefault("prices", f"{needed[extra]}: what its models cost")
     return needed
+
+
+def _of_observability(config: Config) -> Iterator[tuple[str, str]]:
+    spec = config.observability
+    asked = {"otlp": spec.otlp, "console": spec.console, "prometheus": spec.prometheus}
+    for key, value in asked.items():
+        if value:
+            yield "otel", f"observability.{key} is set"
+    if spec.langfuse:
+        yield "langfuse", "observability.langfuse is on"
 
 
 def _of_agent(agent: AgentSpec, *, served: bool) -> Iterator[tuple[str, str]]:
@@ -74,6 +97,6 @@ def _of_agent(agent: AgentSpec, *, served: bool) -> Iterator[tuple[str, str]]:
 def _of_model(model: str, *, served: bool) -> str:
     """The extra of a model; "" for one that needs none, or is of no vendor that there is."""
     vendor, slash, _ = model.partition("/")
-    if not slash or vendor not in VENDORS or vendor in _WITHOUT:
-        return ""
-    return "local" if vendor == "local" and not served else "openai"
+    if vendor == "local" and slash:
+        return "openai" if served else "local"
+    return _OF_VENDORS.get(vendor, "") if slash else ""

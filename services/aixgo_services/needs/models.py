@@ -1,6 +1,6 @@
 """Which models and which import paths a configuration names, in whatever key they stand.
 
-Below: the schema. Above: `extras.py`, `beside.py`, the doctor.
+Below: the schema. Above: `extras.py`, `secrets.py`, `beside.py`, the doctor.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from aixgo.agents.retriever import DEFAULT_EMBEDDINGS
+from aixgo.llm.models import VENDORS
 
 if TYPE_CHECKING:
     from aixgo.config.schema import Config
@@ -31,6 +32,20 @@ def embeddings_of(agent: AgentSpec) -> str:
     if agent.role == "retriever" or (key and agent.config.get(key) == value):
         return str(agent.config.get("embeddings", DEFAULT_EMBEDDINGS))
     return ""
+
+
+def vendors_of(config: Config) -> dict[str, str]:
+    """The vendors of models that a configuration names, each with one of its models. What embeds texts here has no key
+    and weights of its own, and does not count.
+    """
+    found: dict[str, str] = {}
+    for agent in config.agents:
+        embeddings = embeddings_of(agent)
+        for model in (*agent.model, *(() if embeddings.startswith("local/") else (embeddings,))):
+            vendor, slash, _ = model.partition("/")
+            if slash and vendor in VENDORS:
+                found.setdefault(vendor, model)
+    return found
 
 
 def scripts(config: Config) -> Iterator[tuple[str, str]]:

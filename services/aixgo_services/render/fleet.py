@@ -40,6 +40,8 @@ IMAGE_EXTRAS = "openai"
 AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT = 50051, 50050, 8080
 INSECURE: Mapping[str, str] = {"AIXGO_ALLOW_INSECURE": "1"}
 """Without certificates containers talk in plain text, over a network that is theirs alone. `mtls.py` takes it away."""
+METRICS_PORT = 9464
+"""Where each container has its metrics page, if the YAML asks for one: the port that OpenTelemetry gives Prometheus."""
 FOLDER = "/etc/aixgo"
 """Where the YAML and what lies beside it are mounted; the folder of the YAML is importable."""
 FILE = "fleet.yaml"
@@ -68,7 +70,8 @@ class Workload:
     """A container and how often it runs. `name` is a DNS label; `agent` is whom it serves, under the real name.
 
     `alone`: a second replica would do harm. `writes`: it keeps files in the folder of the YAML. `folder`: its working
-    directory, where that is not the image's. `embeds`: it has the model of embeddings in its process.
+    directory, where that is not the image's. `embeds`: it has the model of embeddings in its process. `metrics`: it
+    has a metrics page.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Workload:
     writes: bool = False
     folder: str = ""
     embeds: bool = False
+    metrics: bool = False
 
     @property
     def scales(self) -> bool:
@@ -143,6 +147,8 @@ def plan_containers(
     if FILE in source.beside:
         raise ConfigError(f"{FILE} is what the YAML itself is called where it is mounted; rename the file beside it")
     workloads = (*_services(config, image, model_image), *_serving(config, source, image, sessions), _gateway(image))
+    if config.observability.prometheus:
+        workloads = tuple(map(_with_metrics_page, workloads))
     return FleetPlan(dns_name(source.name), workloads, source, sessions)
 
 
@@ -193,6 +199,16 @@ def _of_agent(workload: Workload, agent: AgentSpec, config: Config, source: Sour
         return made
     # A command that names a file means the one beside the YAML; code of the image's own stays importable.
     return replace(made, folder=FOLDER, environment={**workload.environment, "PYTHONPATH": WORK})
+
+
+def _with_metrics_page(workload: Workload) -> Workload:
+    """The same with a metrics page, unless it is the model server, which has none. The file's address is for processes
+    of one machine: here each has a network of its own, and those without a file must be told, too.
+    """
+    if workload.component is Component.MODEL_SERVER:
+        return workload
+    page = {"AIXGO_METRICS_ADDRESS": f"0.0.0.0:{METRICS_PORT}"}
+    return replace(workload, metrics=True, environment={**workload.environment, **page})
 
 
 def _gateway(image: str) -> Workload:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aixgo_services.needs.beside import Beside, command_paths
 from aixgo_services.needs.keeping import Sessions, conflicts, is_inside, remembers, store_folder
+from aixgo_services.needs.secrets import needed_secrets
 from aixgo_services.render.fleet import IMAGE_EXTRAS, Component
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Note:
 def notes(config: Config, plan: FleetPlan, beside: Beside, extras: Iterable[str], platform: Platform) -> Iterator[Note]:
     """What to know about a rendered fleet. `extras` are those that the image for all must have."""
     yield from _images(plan, extras)
+    yield from _secrets(config, platform)
     yield from (Note(f"{each.what}: {each.fix}") for each in conflicts(config, plan.sessions.kind))
     yield from _paths(beside)
     yield from _programs(config, plan)
@@ -62,6 +64,16 @@ def _images(plan: FleetPlan, extras: Iterable[str]) -> Iterator[Note]:
         if workload.component is Component.MODEL_SERVER:
             model = "--build-arg EXTRAS=local --build-arg MODEL=1"
             yield Note(f"The model server's: {build} {model} -t {workload.image} .", warns=False)
+
+
+def _secrets(config: Config, platform: Platform) -> Iterator[Note]:
+    """The keys that somebody has to put where the processes find them."""
+    needed = list(needed_secrets(config))
+    if not needed:
+        return
+    place = ".env beside this file" if platform is Platform.COMPOSE else "the Secret aixgo-keys"
+    mounted = next((f"; one that is mounted as a file: {one.name}_FILE=PATH" for one in needed if one.files), "")
+    yield Note(f"Keys go into {place}: {', '.join(one.name for one in needed)}{mounted}", warns=False)
 
 
 def _paths(beside: Beside) -> Iterator[Note]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from aixgo_services.render.fleet import FOLDER, Component
+from aixgo_services.render.fleet import FOLDER, METRICS_PORT, Component
 from aixgo_services.render.names import config_keys
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ CONFIG, KEYS = "aixgo-config", "aixgo-keys"
 """The ConfigMap with the YAML and the modules beside it; the Secret whose entries become environment variables."""
 USER = 65532
 """Who the image's processes are: nobody in particular, and not root."""
+SCRAPED = {"scrape": "true", "port": str(METRICS_PORT), "path": "/metrics"}
+"""What a Prometheus that looks for pods is told, by the custom of its own example configuration and Helm chart."""
 PRE_STOP_SECONDS = 5
 """How long a pod that ends goes on serving, so that all who resolve names hear of it before it refuses calls."""
 GRACE_SECONDS = 30
@@ -97,9 +99,12 @@ def _strategy(workload: Workload) -> Document:
 
 def _pod_metadata(workload: Workload, plan: FleetPlan) -> Document:
     metadata: Document = {"labels": labels(workload, plan)}
+    annotations: dict[str, str] = {}
     if workload.component.serves_agents:
-        metadata["annotations"] = {"aixgo.dev/agent": workload.agent, "aixgo.dev/config": digest(plan.source)}
-    return metadata
+        annotations = {"aixgo.dev/agent": workload.agent, "aixgo.dev/config": digest(plan.source)}
+    if workload.metrics:
+        annotations |= {f"prometheus.io/{key}": value for key, value in SCRAPED.items()}
+    return metadata | ({"annotations": annotations} if annotations else {})
 
 
 def _pod(workload: Workload, plan: FleetPlan) -> Document:
@@ -159,7 +164,7 @@ def _container(workload: Workload) -> Document:
         container["envFrom"] = [{"secretRef": {"name": KEYS, "optional": True}}]
         mounts.append({"name": "config", "mountPath": FOLDER, "readOnly": True})
     return container | {
-        "ports": [{"name": _port_name(workload), "containerPort": workload.port}],
+        "ports": _ports(workload),
         "startupProbe": {**_probe(workload), "periodSeconds": 2, "failureThreshold": 60},
         "readinessProbe": {
             **_probe(workload, workload.agent),
@@ -194,6 +199,11 @@ def _probe(workload: Workload, agent: str = "") -> Document:
     if workload.component is Component.MODEL_SERVER:
         return {"httpGet": {"path": "/health", "port": workload.port}}
     return {"grpc": {"port": workload.port, **({"service": agent} if agent else {})}}
+
+
+def _ports(workload: Workload) -> list[Document]:
+    metrics = [{"name": "metrics", "containerPort": METRICS_PORT}] if workload.metrics else []
+    return [{"name": _port_name(workload), "containerPort": workload.port}, *metrics]
 
 
 def _port_name(workload: Workload) -> str:

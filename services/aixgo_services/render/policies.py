@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aixgo_services.needs.keeping import IN_PROCESS, POSTGRES_PORT, SessionPlace, Sessions
-from aixgo_services.render.fleet import AGENT_PORT, CONTROL_PLANE_PORT, MODEL_PORT, Component, uses_embedded_model
+from aixgo_services.needs.models import vendors_of
+from aixgo_services.render.fleet import (
+    AGENT_PORT,
+    CONTROL_PLANE_PORT,
+    METRICS_PORT,
+    MODEL_PORT,
+    Component,
+    uses_embedded_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,6 +39,7 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
 
     Agents take calls from each other, the gateway and the control plane's prober; the gateway from anywhere. Out of
     the fleet go DNS, and from agents TCP to the ports of what the configuration names: vendors, fixed addresses, OTLP.
+    Metrics pages may be read by all pods of the cluster, since nobody knows here where its Prometheus runs.
     """
     mesh = [Component.AGENT, Component.ORCHESTRATION, Component.GATEWAY]
     policies = [
@@ -41,6 +50,9 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
         _policy("fleet-egress", plan, (), egress=[{"to": [_pods(plan, ())]}, _dns()]),
         _policy("gateway", plan, [Component.GATEWAY], ingress=[{"ports": _tcp([AGENT_PORT])}]),
     ]
+    if any(workload.metrics for workload in plan.workloads):
+        scraped: Document = {"from": [{"namespaceSelector": {}}], "ports": _tcp([METRICS_PORT])}
+        policies.append(_policy("metrics", plan, [*mesh, Component.CONTROL_PLANE], ingress=[scraped]))
     if uses_embedded_model(config):
         policies.append(
             _policy("model-server", plan, [Component.MODEL_SERVER], ingress=[_from(plan, _SERVING, MODEL_PORT)])
@@ -53,7 +65,7 @@ def outside_ports(config: Config, sessions: SessionPlace = IN_PROCESS) -> list[i
     that is PostgreSQL in a cluster, whatever the file says.
     """
     ports = {HTTPS, *(int(address.rpartition(":")[2]) for address in config.deployment.connect.values())}
-    if any(model.startswith("ollama/") for agent in config.agents for model in agent.model):
+    if "ollama" in vendors_of(config):
         ports.add(OLLAMA)
     if sessions.kind is not Sessions.MEMORY:
         ports |= {int(each.rpartition(":")[2]) for each in sessions.addresses} or {POSTGRES_PORT}

@@ -105,6 +105,29 @@ def test_a_failed_call_is_one_json_object_for_scripts(capsys: Output):
     assert (told["error"], told["code"], told["agent_path"]) == ("RateLimited", "RESOURCE_EXHAUSTED", ["fails"])
 
 
+@pytest.fixture
+def poor(mesh: Path) -> None:
+    """mesh.yaml with a budget that its second member cannot work with, and a price."""
+    text = mesh.read_text().replace("  pattern: sequential\n", "  pattern: sequential\n  limits: {max_tokens: 1000}\n")
+    mesh.write_text(f"{text}\npricing: {{test/upper: {{prompt: 0.5, completion: 1}}}}\n")
+
+
+@pytest.mark.usefixtures("poor")
+def test_a_spent_budget_says_who_spent_what(capsys: Output):
+    said = "word " * 400
+    assert execute(["run", "mesh.yaml", "-i", said]) == Exit.FAILED
+    first, total, *shares = capsys.readouterr().err.splitlines()
+    assert "raise max_tokens" in first
+    assert total.startswith("1 LLM calls, ")
+    assert shares
+    assert execute(["run", "mesh.yaml", "-i", said, "--json"]) == Exit.FAILED
+    told = json.loads(capsys.readouterr().err)
+    assert told["error"] == "BudgetExceeded"
+    assert told["usage"]["llm_calls"] == 1
+    spent = told["fields"]["spent"]
+    assert shares == [f"  {name}: {share['tokens']} tokens, ${share['cost_usd']}" for name, share in spent.items()]
+
+
 def test_an_unknown_target_is_told_with_those_there_are(capsys: Output):
     assert execute(["run", "mesh.yaml", "-i", "x", "--target", "nobody"]) == Exit.UNAVAILABLE
     err = capsys.readouterr().err

@@ -224,7 +224,9 @@ async def test_a_control_plane_that_is_not_there_is_one_message(mesh: Path):
 
 
 async def test_listening_for_everybody_is_a_warning(mesh: Path):
-    async with aixgo("serve", "mesh.yaml", "--agent", "echo", "--listen", "0.0.0.0:0", AIXGO_ALLOW_INSECURE="1") as server:
+    async with aixgo(
+        "serve", "mesh.yaml", "--agent", "echo", "--listen", "0.0.0.0:0", AIXGO_ALLOW_INSECURE="1"
+    ) as server:
         await line_of(server)
         server.terminate()
         _, err = await server.communicate()

@@ -214,7 +214,7 @@ def test_the_tree_of_a_call_that_fails_is_shown_and_the_exit_code_stays(mesh: Pa
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert [line.split()[0] for line in lines] == ["broken", "upper", "fails", "aixgo:"]
+    assert [line.split()[0] for line in lines] == ["broken", "upper", "fails", "aixgo:", "2"]
     assert "RateLimited" in lines[0]
     assert "2 tokens" in lines[0]
     assert execute(["run", "mesh.yaml", "-i", "x", "--target", "broken", "--trace", "--json"]) == Exit.FAILED
@@ -222,7 +222,9 @@ def test_the_tree_of_a_call_that_fails_is_shown_and_the_exit_code_stays(mesh: Pa
     tree = json.loads(out)["trace"]
     assert tree["error"]["error"] == "RateLimited"
     assert tree["usage"]["total_tokens"] == 2
+    assert "usage" not in tree["error"]
     assert json.loads(err)["error"] == "RateLimited"
+    assert json.loads(err)["usage"] == tree["usage"]
 
 
 def test_the_tree_follows_streamed_events(mesh: Path, capsys: Output):
@@ -250,8 +252,9 @@ def test_call_prints_the_tree_of_a_fleet_with_the_instances_that_answered(capsys
     assert len(set(answered)) == 4
     assert execute(["call", "broken", "hello", "--trace", "--stream"]) == Exit.FAILED
     err = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in err[-4:]] == ["broken", "upper", "fails", "aixgo:"]
-    assert re.match(r"  upper  @\S+  ", err[-3])
+    assert [line.split()[0] for line in err[-5:]] == ["broken", "upper", "fails", "aixgo:", "2"]
+    assert re.match(r"broken  @\S+  ", err[-5])
+    assert re.match(r"  upper  @\S+  ", err[-4])
 
 
 def test_on_a_terminal_the_tree_is_drawn(mesh: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch):

@@ -72,6 +72,37 @@ async def test_the_key_of_a_vendor_is_never_shown(here, free, monkeypatch, capsy
     assert "sk-from" not in str(findings)
 
 
+@pytest.mark.parametrize(
+    ("line", "extra", "by"),
+    [
+        ("agents: [{name: a, role: llm, model: anthropic/claude-haiku-4-5}]", "anthropic", "agent a uses anthropic/"),
+        ("agents: [{name: a, role: llm, model: gemini/gemini-2.5-flash}]", "gemini", "agent a uses gemini/"),
+        ("agents: [{name: a, role: llm, model: test/echo}]\nobservability: {console: true}", "otel", "observability"),
+        (
+            "agents: [{name: a, role: llm, model: test/echo}]\nobservability: {langfuse: true}",
+            "langfuse",
+            "observability",
+        ),
+    ],
+)
+async def test_an_extra_that_a_file_wants_and_is_not_here_is_told_with_who_wants_it(
+    here, free, monkeypatch, line, extra, by
+):
+    (here / "mesh.yaml").write_text(f"version: 2\n{line}\n")
+    monkeypatch.setattr(examination, "_version_of", lambda name: None)
+    found = by_check(await examination.examine(here / "mesh.yaml", [free]))[f"extra {extra}"]
+    assert found.level is not Level.OK
+    assert f"'aixgo[{extra}]'" in found.fix
+    assert by in found.what
+
+
+async def test_a_key_in_a_file_that_cannot_be_read_is_a_problem(here, free, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", "/no/such/file")
+    found = by_check(await examination.examine(here / "mesh.yaml", [free]))["settings"]
+    assert found.level is Level.PROBLEM
+    assert "ANTHROPIC_API_KEY_FILE names /no/such/file" in found.what
+
+
 async def test_a_control_plane_that_runs_is_found(here, free):
     stop, bound = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(run_control_plane("127.0.0.1:0", lease=10, ready=bound.set_result, stop=stop))

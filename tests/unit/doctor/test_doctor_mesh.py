@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from aixgo.config.load import loads
-from aixgo.llm.models import VENDORS, ModelSettings
 from aixgo.llm.weights import FILE_BYTES, FILE_NAME
 from aixgo_services.doctor import mesh
 from aixgo_services.doctor.examination import checked
 from aixgo_services.doctor.findings import Level
+from aixgo_services.needs.models import vendors_of
 
 FILE = """\
 version: 2
@@ -56,17 +56,17 @@ def test_a_file_that_is_not_there_is_a_line(tmp_path):
 
 
 def test_the_vendors_of_a_file_are_those_of_all_its_models_fallbacks_too():
-    assert mesh.vendors_of(loads(FILE)) == {
+    assert vendors_of(loads(FILE)) == {
         "openai": "openai/gpt-4o", "xai": "xai/grok-4", "local": "local/smollm2-135m", "test": "test/echo",
     }  # fmt: skip
 
 
 def test_a_vendor_that_embeds_texts_counts_and_embeddings_made_here_have_no_key_and_no_weights():
     retrievers = "agents: [{{name: a, role: retriever, config: {{documents: d, embeddings: {}}}}}]\nversion: 2\n"
-    assert mesh.vendors_of(loads(retrievers.format("openai/text-embedding-3-small"))) == {
+    assert vendors_of(loads(retrievers.format("openai/text-embedding-3-small"))) == {
         "openai": "openai/text-embedding-3-small"
     }
-    assert mesh.vendors_of(loads(retrievers.format("local/minilm"))) == {}
+    assert vendors_of(loads(retrievers.format("local/minilm"))) == {}
 
 
 def test_a_missing_key_is_a_problem_and_a_present_one_is_never_shown():
@@ -90,9 +90,40 @@ def test_a_server_of_the_openai_format_may_want_no_key():
     assert "http://localhost:8000/v1" in found.what
 
 
-@pytest.mark.parametrize("vendor", [v for v in VENDORS if v not in ("local", "test", "ollama")])
-def test_keys_are_looked_for_where_the_models_look_for_them(vendor):
-    assert vendor in ModelSettings.from_environment({mesh.key_name(vendor): "k"}).keys
+def test_a_password_in_an_address_is_not_shown():
+    address = f"http://me:{SECRET}@gpu:8000/v1"
+    (found,) = mesh.check_keys(["openai"], {"OPENAI_BASE_URL": address})
+    served = mesh.check_model("local/smollm2-135m", {"AIXGO_LOCAL_MODEL_URL": address})
+    for told in (found.what, served.what):
+        assert "gpu:8000/v1" in told
+        assert SECRET not in told
+
+
+def test_a_key_in_a_file_or_under_another_name_is_told_by_the_variable_that_has_it(tmp_path):
+    (tmp_path / "key").write_text(SECRET)
+    found = mesh.check_keys(
+        ["anthropic", "gemini"], {"ANTHROPIC_API_KEY_FILE": str(tmp_path / "key"), "GOOGLE_API_KEY": SECRET}
+    )
+    assert [each.what for each in found] == ["ANTHROPIC_API_KEY_FILE is set", "GOOGLE_API_KEY is set"]
+    assert SECRET not in str(found)
+
+
+@pytest.mark.parametrize("vendor", ["anthropic", "gemini"])
+def test_the_fix_for_a_missing_key_names_both_ways_to_give_it(vendor):
+    (found,) = mesh.check_keys([vendor], {})
+    assert found.level is Level.PROBLEM
+    assert f"set {vendor.upper()}_API_KEY, " in found.fix
+    assert f"{vendor.upper()}_API_KEY_FILE" in found.fix
+
+
+def test_langfuse_without_its_keys_is_a_warning_and_matters_only_to_a_file_that_sends_there():
+    config = loads("version: 2\nagents: [{name: a, role: llm, model: test/echo}]\nobservability: {langfuse: true}")
+    (found,) = mesh.check_langfuse(config, {"LANGFUSE_PUBLIC_KEY": "pk"})
+    assert (found.level, found.fix) == (Level.WARNING, "set LANGFUSE_SECRET_KEY, or add them to .env")
+    (found,) = mesh.check_langfuse(config, {"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": SECRET})
+    assert found.level is Level.OK
+    assert SECRET not in str(found)
+    assert mesh.check_langfuse(loads(FILE), {}) == []
 
 
 def test_missing_weights_matter_only_to_a_file_that_uses_them(tmp_path):

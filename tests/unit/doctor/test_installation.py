@@ -67,6 +67,14 @@ def test_an_extra_that_the_file_needs_must_be_there():
     assert found[0].fix == "pip install 'aixgo[local]'"
 
 
+def test_an_extra_that_would_only_be_of_use_is_a_warning():
+    wanted = ['genai-prices>=0.2.3; extra == "prices"']
+    (found,) = check_extras(wanted, ["prices"], {}.get, {"prices": "agent a uses langgraph: what its models cost"})
+    assert found.level is Level.WARNING
+    assert found.what.endswith("and agent a uses langgraph: what its models cost")
+    assert found.fix == "pip install 'aixgo[prices]'"
+
+
 def test_an_extra_that_the_installed_version_does_not_know_is_told():
     (found,) = check_extras(REQUIREMENTS, [], GOOD.get, {"rag": "agent r is a retriever"})
     assert found.level is Level.WARNING

@@ -104,7 +104,7 @@ CONTEXT = types_pb2.CallContext(
     depth=4,
     agent_path=["x", "y", "z", "w"],
     session_id="s",
-    grant=types_pb2.Grant(tokens=10, cost_usd="0.25"),
+    grant=types_pb2.Grant(tokens=40_000, cost_usd="0.25"),
     traceparent=TRACE,
     tracestate="k=v",
     baggage="b=1",

@@ -15,7 +15,7 @@ from aixgo.call import Budget, CallState, entered, root
 from aixgo.llm import embeddings, minilm
 from aixgo.llm.embeddings import Embedded, MeteredEmbedder, batches
 from aixgo.llm.models import Models, ModelSettings
-from aixgo.llm.pricing import Price
+from aixgo.llm.pricing import Price, Prices
 from aixgo.testing import scripted_models
 from aixgo.usage import NO_USAGE, Usage
 from hypothesis import given
@@ -28,6 +28,7 @@ from pydantic import SecretStr
 from vendor_server import Exchange, Handler, VendorServer, refuses
 
 PRICE = Price(Decimal("0.02"), Decimal())
+PRICES = Prices({"m": PRICE})
 
 
 class Scripted:
@@ -117,7 +118,7 @@ async def test_a_vendor_that_refuses_costs_one_call_and_no_tokens(
     assert state.ledger.usage == Usage(llm_calls=1, cost_usd=Decimal())
 
 
-async def test_a_call_that_is_cancelled_is_counted_by_estimate_and_closes_the_request(
+async def test_what_a_cancelled_call_may_have_taken_is_unsettled_and_the_request_is_closed(
     vendor: VendorServer, models: Models
 ):
     reached, closed = asyncio.Event(), asyncio.Event()
@@ -136,14 +137,16 @@ async def test_a_call_that_is_cancelled_is_counted_by_estimate_and_closes_the_re
         await task
     async with asyncio.timeout(5):
         await closed.wait()
-    assert state.ledger.usage == Usage(prompt_tokens=10, llm_calls=1, cost_usd=Decimal("0.0002"), incomplete=True)
+    assert state.ledger.usage == Usage(
+        llm_calls=1, cost_usd=Decimal(), incomplete=True, unsettled_tokens=10, unsettled_usd=Decimal("0.0002")
+    )
     assert state.budget is not None
     assert state.budget.tokens == 990
 
 
 async def test_what_does_not_fit_the_budget_is_not_sent():
     client = Scripted(made())
-    embedder = MeteredEmbedder(client, "m", PRICE)
+    embedder = MeteredEmbedder(client, "m", PRICES)
     with entered(state := call(tokens=9)), pytest.raises(errors.BudgetExceeded):
         await embedder.embed(["x" * 40])
     with entered(call(usd=Decimal("0.0001"))), pytest.raises(errors.BudgetExceeded):
@@ -153,7 +156,7 @@ async def test_what_does_not_fit_the_budget_is_not_sent():
 
 
 async def test_a_reservation_is_settled_for_what_was_taken():
-    embedder = MeteredEmbedder(Scripted(made(usage=Usage(prompt_tokens=3))), "m", PRICE)
+    embedder = MeteredEmbedder(Scripted(made(usage=Usage(prompt_tokens=3))), "m", PRICES)
     with entered(state := call(tokens=100)):
         await embedder.embed(["x" * 40])
     assert state.budget is not None
@@ -162,7 +165,7 @@ async def test_a_reservation_is_settled_for_what_was_taken():
 
 async def test_an_unknown_price_is_no_zero():
     with entered(state := call()):
-        await MeteredEmbedder(Scripted(made(usage=Usage(prompt_tokens=3))), "m", None).embed(["a"])
+        await MeteredEmbedder(Scripted(made(usage=Usage(prompt_tokens=3))), "m", Prices()).embed(["a"])
     assert state.ledger.usage.cost_usd is None
     assert state.ledger.usage.unpriced_calls == 1
 
@@ -171,19 +174,19 @@ async def test_what_was_embedded_before_a_failure_stays_counted(monkeypatch: pyt
     monkeypatch.setattr(embeddings, "MAX_TEXTS", 1)
     client = Scripted(made(usage=Usage(prompt_tokens=3)), errors.ProviderUnavailable("gone"))
     with entered(state := call()), pytest.raises(errors.ProviderUnavailable):
-        await MeteredEmbedder(client, "m", PRICE).embed(["a", "b"])
+        await MeteredEmbedder(client, "m", PRICES).embed(["a", "b"])
     assert state.ledger.usage == Usage(prompt_tokens=3, llm_calls=2, cost_usd=Decimal("0.00006"))
 
 
 @pytest.mark.parametrize("answer", [made((1.0,), (1.0,)), made((1.0, 0.0), (1.0,)), Embedded([], "v1"), made(())])
 async def test_an_answer_that_fits_no_texts_is_refused_and_counted(answer: Embedded):
     with entered(state := call()), pytest.raises(errors.ProviderError, match="acme/m answers"):
-        await MeteredEmbedder(Scripted(answer), "m", PRICE).embed(["a"] if len(answer.vectors) != 1 else ["a", "b"])
+        await MeteredEmbedder(Scripted(answer), "m", PRICES).embed(["a"] if len(answer.vectors) != 1 else ["a", "b"])
     assert state.ledger.usage.llm_calls == 1
 
 
 async def test_vectors_that_change_their_length_are_refused():
-    embedder = MeteredEmbedder(Scripted(made((1.0, 0.0)), made((1.0,))), "m", PRICE)
+    embedder = MeteredEmbedder(Scripted(made((1.0, 0.0)), made((1.0,))), "m", PRICES)
     await embedder.embed(["a"])
     with pytest.raises(errors.ProviderError, match="length"):
         await embedder.embed(["a"])
@@ -192,8 +195,8 @@ async def test_vectors_that_change_their_length_are_refused():
 async def test_an_empty_text_is_named_and_nothing_is_sent():
     client = Scripted()
     with pytest.raises(errors.InvalidInput, match="text 1 of 2 is empty"):
-        await MeteredEmbedder(client, "m", PRICE).embed(["a", " \n"])
-    assert await MeteredEmbedder(client, "m", PRICE).embed([]) == []
+        await MeteredEmbedder(client, "m", PRICES).embed(["a", " \n"])
+    assert await MeteredEmbedder(client, "m", PRICES).embed([]) == []
 
 
 @given(st.lists(st.integers(0, 3000), max_size=400))

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from aixgo import errors
+from aixgo.call import entered, root
 from aixgo.llm.contract import ChatMessage, Completion, CompletionRequest, TokenChoice, ToolOffer, ToolUse
 from aixgo.llm.gemini import GeminiClient
 from aixgo.llm.gemini_wire import GatheredAnswer, config, contents
+from aixgo.llm.models import Models, ModelSettings
 from aixgo.llm.sdk_client import Endpoint
 from aixgo.usage import Usage
 from pydantic import SecretStr
@@ -116,3 +118,21 @@ async def test_how_long_to_wait_is_read_from_the_body(vendor: VendorServer, clie
 async def test_a_wrong_key_is_denied_though_google_calls_it_an_argument(vendor: VendorServer, client: GeminiClient):
     error = await refused(vendor, client, 400, {"reason": "API_KEY_INVALID"})
     assert type(error) is errors.ProviderDenied
+
+
+@pytest.mark.parametrize("model", ["gemini-embedding-001", "gemini-embedding-2"])
+async def test_each_text_has_a_vector_of_its_own_whatever_the_model_and_tokens_nobody_tells_are_estimated(
+    vendor: VendorServer, model: str
+):
+    async def handle(exchange: Exchange) -> None:
+        await exchange.answer(200, {"embeddings": [{"values": [1.0, 0.0]}, {"values": [0.0, 1.0]}]})
+
+    vendor.handlers = [handle]
+    models = Models(ModelSettings(keys={"gemini": SecretStr("k")}, urls={"gemini": vendor.url}))
+    with entered(state := root()):
+        assert await models.embedder(f"gemini/{model}").embed(["x" * 40, "y" * 40]) == [[1.0, 0.0], [0.0, 1.0]]
+    await models.close()
+    assert vendor.seen[0].path.endswith(f"models/{model}:batchEmbedContents")
+    texts = [one["content"]["parts"] for one in vendor.seen[0].body["requests"]]
+    assert texts == [[{"text": "x" * 40}], [{"text": "y" * 40}]]
+    assert (state.ledger.usage.prompt_tokens, state.ledger.usage.incomplete) == (20, True)

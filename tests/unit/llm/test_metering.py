@@ -76,12 +76,40 @@ def test_pictures_are_a_part_of_what_a_prompt_is_estimated_at():
     assert estimate_prompt(seen) == estimate_prompt(asked("what?")) + 2 * 1600
 
 
-async def test_a_timeout_is_estimated_and_marked():
+@pytest.mark.parametrize("prices", [DEAR, {}])
+async def test_what_a_call_that_times_out_has_taken_is_not_known_and_at_most_what_it_asked_for(
+    prices: dict[str, Price],
+):
+    prompt = estimate_prompt(asked())
     state = calling()
     with entered(state), pytest.raises(errors.ProviderTimeout):
-        await models(errors.ProviderTimeout("late")).chat(["test/m"]).complete(asked())
-    assert state.ledger.usage.incomplete
-    assert state.ledger.usage.prompt_tokens == estimate_prompt(asked())
+        await models(errors.ProviderTimeout("late"), prices=prices).chat(["test/m"]).complete(asked(max_tokens=50))
+    assert state.ledger.usage == Usage(
+        llm_calls=1,
+        cost_usd=Decimal(0),
+        incomplete=True,
+        unsettled_tokens=prompt + 50,
+        unsettled_usd=Decimal(prompt + 100) / 1000 if prices else Decimal(0),
+    )
+
+
+async def test_what_a_vendor_said_before_it_broke_off_is_counted_and_the_rest_is_unsettled():
+    gone = errors.ProviderUnavailable("gone")
+    gone.usage = Usage(30, 1, incomplete=True)
+    state = calling(Budget(tokens=5000))
+    with entered(state), pytest.raises(errors.ProviderUnavailable):
+        await models(gone, prices=DEAR).chat(["test/m"]).complete(asked(max_tokens=50))
+    assert (state.ledger.usage.total_tokens, state.ledger.usage.cost_usd) == (31, Decimal("0.032"))
+    assert (state.ledger.usage.unsettled_tokens, state.ledger.usage.unsettled_usd) == (49, Decimal("0.098"))
+    assert state.budget is not None
+    assert state.budget.left()[0] == 5000 - 80
+
+
+async def test_a_budget_does_not_get_back_what_a_call_may_have_taken_that_was_broken_off():
+    budget = Budget(tokens=5000)
+    with entered(calling(budget)), pytest.raises(errors.ProviderTimeout):
+        await models(errors.ProviderTimeout("late")).chat(["test/m"]).complete(asked(max_tokens=50))
+    assert budget.tokens == 5000 - estimate_prompt(asked()) - 50
 
 
 async def test_a_cancelled_completion_is_recorded():
@@ -93,7 +121,9 @@ async def test_a_cancelled_completion_is_recorded():
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert (state.ledger.usage.llm_calls, state.ledger.usage.incomplete) == (1, True)
+    spent = state.ledger.usage
+    assert (spent.llm_calls, spent.total_tokens, spent.incomplete) == (1, 0, True)
+    assert spent.unsettled_tokens == estimate_prompt(asked()) + asked().max_tokens
 
 
 async def test_a_stream_that_is_left_counts_what_came_and_is_marked_incomplete():
@@ -103,7 +133,9 @@ async def test_a_stream_that_is_left_counts_what_came_and_is_marked_incomplete()
         async with aclosing(stream) as chunks:  # pyright: ignore[reportArgumentType]
             await anext(chunks)
             await anext(chunks)
-    assert state.ledger.usage == Usage(estimate_prompt(asked()), 2, llm_calls=1, cost_usd=Decimal(0), incomplete=True)
+    spent = state.ledger.usage
+    assert (spent.prompt_tokens, spent.completion_tokens, spent.llm_calls) == (estimate_prompt(asked()), 2, 1)
+    assert (spent.incomplete, spent.unsettled_tokens) == (True, asked().max_tokens - 2)
 
 
 async def test_a_stream_that_breaks_counts_what_came():
@@ -217,5 +249,6 @@ async def test_a_client_that_ends_its_stream_without_a_completion_is_found_out_a
         assert (await anext(stream)).text == "abcd"
         with pytest.raises(errors.InternalError, match="without its completion"):
             await anext(stream)
-    assert budget.tokens == 5000 - state.ledger.usage.total_tokens
+    assert budget.tokens == 5000 - estimate_prompt(asked()) - asked().max_tokens
+    assert budget.tokens == 5000 - state.ledger.usage.held_tokens
     assert state.ledger.usage.incomplete

@@ -151,6 +151,23 @@ async def test_a_stream_comes_in_pieces_and_ends_with_the_whole(vendor: VendorSe
     assert vendor.seen[0].body["stream_options"] == {"include_usage": True}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_in_the_vendors_own_field_is_one(vendor: VendorServer, client: OpenAIClient, stream: bool):
+    async def handle(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        for piece in (chat_chunk(refusal="I will "), chat_chunk(refusal="not."), chat_chunk(reason="stop"), "[DONE]"):
+            await exchange.send(piece)
+        await exchange.end_stream()
+
+    vendor.handlers = [handle if stream else answers(None, refusal="I will not.")]
+    if stream:
+        got = [chunk async for chunk in client.stream(request())][-1].completion
+    else:
+        got = await client.complete(request())
+    assert got is not None
+    assert (got.text, got.stop_reason) == ("I will not.", "refused")
+
+
 async def test_streamed_tool_calls_are_put_together(vendor: VendorServer, client: OpenAIClient):
     def part(**function: str) -> list[dict[str, Any]]:
         return [{"index": 0, "id": "c1", "type": "function", "function": function}]

@@ -9,11 +9,11 @@ import pytest
 from aixgo import errors
 from aixgo.call import Budget, entered, root
 from aixgo.llm.contract import ChatMessage, CompletionRequest
-from aixgo.llm.embeddings import Embedded
+from aixgo.llm.embeddings import Embedded, MeteredEmbedder
 from aixgo.llm.limits import Gate, VendorLimits
 from aixgo.llm.metering import Metered
 from aixgo.llm.pricing import Price, Prices
-from aixgo.llm.retrying import Backoff, Retrying, RetryingEmbeddings, Tries
+from aixgo.llm.retrying import Backoff, Retrying, Tries
 from aixgo.llm.scripted import Reply, Scripted, ScriptedClient, ScriptedModel
 from aixgo.llm.sdk_client import retry_after
 from aixgo.usage import Usage
@@ -80,12 +80,20 @@ async def test_every_try_is_one_call_in_the_ledger_and_what_a_failed_one_cost_co
     broke = errors.ProviderUnavailable("gone")
     broke.usage = Usage(3, 0, incomplete=True)
     state = root()
-    state.budget = Budget(tokens=1000)
+    state.budget = Budget(tokens=5000)
     with entered(state):
         got = await retrying(Clock(), broke, failure(errors.RateLimited), "four five").complete(ASKED)
     assert got.usage == Usage(3, 2, llm_calls=1, cost_usd=Decimal("0.007"))
-    assert state.ledger.usage == Usage(6, 2, llm_calls=3, cost_usd=Decimal("0.010"), incomplete=True)
-    assert state.budget.left()[0] == 1000 - 8
+    assert state.ledger.usage == Usage(
+        6,
+        2,
+        llm_calls=3,
+        cost_usd=Decimal("0.010"),
+        incomplete=True,
+        unsettled_tokens=ASKED.max_tokens,
+        unsettled_usd=2 * Decimal(ASKED.max_tokens) / 1000,
+    )
+    assert state.budget.left()[0] == 5000 - 8 - ASKED.max_tokens
 
 
 async def test_a_stream_is_tried_again_before_its_first_chunk_and_not_after():
@@ -121,16 +129,18 @@ class Vectors:
         self.asked += 1
         if self.asked == 1:
             raise errors.RateLimited("later", retry_after=2)
-        return Embedded([[1.0] for _ in texts], model)
+        return Embedded([[1.0] for _ in texts], model, Usage(prompt_tokens=3))
 
     async def close(self) -> None: ...
 
 
-async def test_embeddings_are_tried_again():
-    clock, client = Clock(), Vectors()
+async def test_every_try_of_embeddings_is_one_call_in_the_ledger():
+    clock = Clock()
     tries = Tries(Gate("test", VendorLimits()), backoff=Backoff(chance=lambda: 0.0), sleep=clock.sleep)
-    assert (await RetryingEmbeddings(client, tries).embed("m", ["a"])).vectors == [[1.0]]
+    with entered(state := root()):
+        assert await MeteredEmbedder(Vectors(), "m", PRICES, tries).embed(["a"]) == [[1.0]]
     assert clock.naps == [2]
+    assert state.ledger.usage == Usage(prompt_tokens=3, llm_calls=2, cost_usd=Decimal("0.003"))
 
 
 @given(

@@ -11,7 +11,7 @@ from aixgo import errors
 from aixgo.llm.contract import ChatMessage, CompletionRequest
 from aixgo.llm.limits import VendorLimits
 from aixgo.llm.models import Models, ModelSettings
-from aixgo.llm.vendors import endpoint_of
+from aixgo.llm.vendors import VENDORS, endpoint_of, key_variables
 
 
 def test_a_key_may_lie_in_a_file(tmp_path: Path):
@@ -76,19 +76,56 @@ async def test_a_missing_key_is_named_with_both_ways_to_give_it(vendor: str):
         await chat.complete(CompletionRequest((ChatMessage("user", "x"),)))
 
 
-@pytest.mark.parametrize("vendor", ["anthropic", "gemini"])
+def test_googles_own_name_of_the_key_counts_where_ours_is_not_set(tmp_path: Path):
+    (tmp_path / "key").write_text("g-file")
+    for given, key in (
+        ({"GOOGLE_API_KEY": "g"}, "g"),
+        ({"GOOGLE_API_KEY_FILE": str(tmp_path / "key")}, "g-file"),
+        ({"GOOGLE_API_KEY": "g", "GEMINI_API_KEY": "mine"}, "mine"),
+    ):
+        assert ModelSettings.from_environment(given).keys["gemini"].get_secret_value() == key
+
+
+async def test_ollama_is_on_this_machine_and_wants_no_key():
+    endpoint = endpoint_of("ollama", ModelSettings.from_environment({}))
+    assert (endpoint.base_url, endpoint.key_env, endpoint.is_local) == ("http://127.0.0.1:11434/v1", "", True)
+    settings = ModelSettings.from_environment({"OLLAMA_HOST": "gpu:11434"})
+    assert endpoint_of("ollama", settings).base_url == "http://gpu:11434/v1"
+
+
+@pytest.mark.parametrize("vendor", ["anthropic", "deepseek"])
 def test_embeddings_that_are_not_there_name_others(vendor: str):
     with pytest.raises(errors.ConfigError, match="local/minilm"):
         Models(ModelSettings()).embedder(f"{vendor}/x")
 
 
-def test_no_sdk_is_loaded_before_the_first_request():
+@pytest.mark.parametrize("page", [".env.example", "docs/MODELS.md"])
+def test_the_variables_of_every_vendor_are_written_down(page: str):
+    text = (Path(__file__).parents[3] / page).read_text()
+    hosted = [vendor for vendor in VENDORS if key_variables(vendor)]
+    assert len(hosted) == 5
+    for vendor in hosted:
+        assert f"{vendor.upper()}_BASE_URL" in text
+        assert key_variables(vendor)[0] in text
+    for name in (
+        "GOOGLE_API_KEY",
+        "OLLAMA_HOST",
+        "_API_KEY_FILE",
+        "_MAX_CONCURRENCY",
+        "_REQUESTS_PER_MINUTE",
+        "_MAX_TRIES",
+    ):
+        assert name in text
+
+
+def test_no_sdk_and_no_list_of_prices_is_loaded_before_the_first_request():
     program = (
         "import sys, aixgo\n"
         "from aixgo.llm.models import Models, ModelSettings\n"
         "models = Models(ModelSettings())\n"
         "models.chat(['openai/a', 'anthropic/b', 'gemini/c', 'xai/d', 'local/smollm2-135m'])\n"
-        "names = ('openai', 'anthropic', 'google.genai', 'httpx', 'httpx2', 'aiolimiter')\n"
+        "for name in ('openai/text-embedding-3-small', 'gemini/gemini-embedding-001'): models.embedder(name)\n"
+        "names = ('openai', 'anthropic', 'google.genai', 'httpx', 'httpx2', 'aiolimiter', 'genai_prices')\n"
         "print([name for name in names if name in sys.modules])\n"
     )
     done = run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

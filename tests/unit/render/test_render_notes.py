@@ -56,6 +56,40 @@ def test_the_model_server_has_an_image_of_its_own_and_agents_need_no_engine(caps
 
 
 @pytest.mark.parametrize(
+    ("text", "extras", "tag"),
+    [
+        (LLM.replace("test/echo", "anthropic/claude-haiku-4-5"), "anthropic,openai", "aixgo:anthropic"),
+        (LLM.replace("test/echo", "[openai/gpt-4o, gemini/gemini-2.5-flash]"), "gemini,openai", "aixgo:gemini"),
+        (
+            f"{LLM}\nobservability: {{otlp: 'http://c:4317', langfuse: true}}",
+            "langfuse,openai,otel",
+            "aixgo:langfuse-otel",
+        ),
+        (
+            LLM.replace("llm, model: test/echo", "'aixgo.adapters.langgraph:LangGraphAgent'"),
+            "langgraph,openai,prices",
+            "aixgo:langgraph-prices",
+        ),
+    ],
+)
+@pytest.mark.parametrize("what", ["compose", "kubernetes"])
+def test_vendors_and_telemetry_are_in_the_image(what: str, text: str, extras: str, tag: str, capsys: Output):
+    rendered, warned = render(what, text, capsys)
+    assert f"EXTRAS={extras} -t {tag} ." in rendered
+    assert f"image: {tag}" in rendered
+    assert warned == ""
+
+
+def test_the_keys_of_vendors_and_of_langfuse_are_listed_with_their_place(capsys: Output):
+    text = LLM.replace("test/echo", "[anthropic/claude-haiku-4-5, xai/grok-4]") + "\nobservability: {langfuse: true}"
+    keys = "ANTHROPIC_API_KEY, XAI_API_KEY, LANGFUSE_PUBLIC_KEY, LANGFUSE_SECRET_KEY"
+    mounted = "; one that is mounted as a file: ANTHROPIC_API_KEY_FILE=PATH"
+    assert f"# Keys go into .env beside this file: {keys}{mounted}\n" in render("compose", text, capsys)[0]
+    assert f"# Keys go into the Secret aixgo-keys: {keys}{mounted}\n" in render("kubernetes", text, capsys)[0]
+    assert "# Keys" not in render("compose", LLM, capsys)[0]
+
+
+@pytest.mark.parametrize(
     ("file", "name"), [("config.yaml", "my-desk"), ("aixgo.yaml", "my-desk"), ("mesh.yaml", "my-desk"), ("x.yaml", "x")]
 )
 def test_a_fleet_is_called_as_its_folder_where_its_file_says_nothing(file: str, name: str, capsys: Output):

@@ -108,10 +108,12 @@ async def test_a_refusal_becomes_the_error_of_its_kind(
     assert type(caught.value) is cls
 
 
-async def test_nobody_there_is_unavailable():
-    store = QdrantStore(Place("http://127.0.0.1:1"))
-    with pytest.raises(errors.Unavailable, match=r"http://127\.0\.0\.1:1 cannot be reached"):
+@pytest.mark.parametrize("login", ["", "ann:hidden-word@"])
+async def test_nobody_there_is_unavailable_and_its_address_told_without_a_password(login: str):
+    store = QdrantStore(Place(f"http://{login}127.0.0.1:1"))
+    with pytest.raises(errors.Unavailable, match=r"http://127\.0\.0\.1:1 cannot be reached") as caught:
         await store.digests()
+    assert "hidden-word" not in str(caught.value)
     await store.close()
 
 

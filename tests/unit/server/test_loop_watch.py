@@ -34,8 +34,10 @@ async def test_code_that_blocks_the_loop_is_named_in_a_warning(caplog: pytest.Lo
     logger = logging.getLogger("aixgo.server.loop_watch")
     logger.addHandler(handler)
     try:
-        async with LoopWatch(limit=0.05, beat=0.01):
-            assert reported.wait(30)  # keeps the loop, as a synchronous client does
+        watch = LoopWatch(limit=0.05, beat=0.01)
+        watch.start()
+        assert reported.wait(30)  # keeps the loop, as a synchronous client does
+        watch.stop()
     finally:
         logger.removeHandler(handler)
     told = [text for text in messages(caplog) if "has not turned" in text]
@@ -87,10 +89,12 @@ def test_its_lag_is_the_longest_since_it_was_last_asked() -> None:
 
 
 async def test_its_thread_ends_with_it() -> None:
-    async with LoopWatch(beat=0.01) as watch:
-        ((name, lag, _),) = watch.readings()
-        assert name == "aixgo.loop.lag"
-        assert lag >= 0
-        (thread,) = [each for each in threading.enumerate() if each.name == "aixgo loop watch"]
+    watch = LoopWatch(beat=0.01)
+    watch.start()
+    ((name, lag, _),) = watch.readings()
+    assert name == "aixgo.loop.lag"
+    assert lag >= 0
+    (thread,) = [each for each in threading.enumerate() if each.name == "aixgo loop watch"]
+    watch.stop()
     thread.join(30)
     assert not thread.is_alive()

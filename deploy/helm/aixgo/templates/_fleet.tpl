@@ -52,8 +52,13 @@
 {{- if and $here (or (eq .role "retriever") $method $clusters) -}}true{{- end -}}
 {{- end -}}
 
+{{/* "true" where every process but the model server has a metrics page. Takes the root. */}}
+{{- define "aixgo.hasMetrics" -}}
+{{- if dig "observability" "prometheus" "" (include "aixgo.config" . | fromJson) -}}true{{- end -}}
+{{- end -}}
+
 {{/* Every workload as JSON: {"workloads": [{name, component, args, port, image, replicas, agent, alone,
-     embeds, env}]}. Takes the root. */}}
+     embeds, metrics, env}]}. Takes the root. */}}
 {{- define "aixgo.workloads" -}}
 {{- $config := include "aixgo.config" . | fromJson -}}
 {{- $deployed := dig "deployment" "agents" dict $config -}}
@@ -79,6 +84,14 @@
 {{- $all = append $all (merge $workload .) -}}
 {{- end -}}
 {{- $all = append $all (dict "name" "gateway" "component" "gateway" "args" (list "gateway") "port" 50051 "image" .Values.image "replicas" .Values.gateway.replicas "env" $mesh) -}}
+{{- if include "aixgo.hasMetrics" . -}}
+{{- range $all -}}
+{{- if ne .component "model-server" -}}
+{{- $_ := set . "metrics" true -}}
+{{- $_ := set . "env" (merge (dict "AIXGO_METRICS_ADDRESS" "0.0.0.0:9464") .env) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- dict "workloads" $all | toJson -}}
 {{- end -}}
 

@@ -67,6 +67,10 @@ envFrom:
 ports:
   - name: {{ include "aixgo.portName" .workload }}
     containerPort: {{ $port }}
+  {{- if .workload.metrics }}
+  - name: metrics
+    containerPort: 9464
+  {{- end }}
 startupProbe: {{- include "aixgo.probe" .workload | nindent 2 }}
   periodSeconds: 2
   failureThreshold: 60
