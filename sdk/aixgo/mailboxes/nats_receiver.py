@@ -129,7 +129,7 @@ class Receiver:
         try:
             await self._link.question(f"STREAM.MSG.DELETE.{self._stream}", wanted, timeout)
         except Refused as error:
-            if error.code not in NOT_THERE:
+            if error.number not in NOT_THERE:
                 raise
         await self._link.send(arrival.reply, ACK)
 
