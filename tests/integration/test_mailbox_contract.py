@@ -457,6 +457,29 @@ async def test_what_is_no_letter_is_a_dead_letter_at_once(in_nats: Post) -> None
     assert dead.reason.startswith("InvalidMessage")
 
 
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+async def test_a_mailbox_that_somebody_deletes_is_made_again(in_nats: Post, what: str) -> None:
+    import nats
+
+    mailboxes = in_nats.open()
+    await put(mailboxes, in_nats.agent, "first")
+    async with aclosing(mailboxes.receive(in_nats.agent)) as deliveries:
+        await work(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        assert in_nats.server is not None
+        foreign = await nats.connect(in_nats.server.url)
+        stream = layout.mail_stream_name(in_nats.agent)
+        if what == "stream":
+            await foreign.jetstream().delete_stream(stream)
+        else:
+            await foreign.jetstream().delete_consumer(stream, layout.ANY)
+        await foreign.close()
+        await put(mailboxes, in_nats.agent, "second")
+        async with await asyncio.wait_for(waiting, BOUND) as message:
+            assert message.payload == "second"
+
+
 async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(in_nats: Post) -> None:
     server = in_nats.server
     assert server is not None

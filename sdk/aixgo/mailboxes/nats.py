@@ -87,7 +87,7 @@ class NatsMailboxes:
             raise AgentNotFound(f"no agent named {agent!r} has a mailbox here", fields={"agent": agent})
 
         async def prepare() -> None:
-            await self._make(agent, SEND_TIMEOUT)
+            await self._prepare(agent, SEND_TIMEOUT)
 
         while agent in self._own:
             try:
@@ -183,11 +183,17 @@ class NatsMailboxes:
             )
 
     async def _make(self, agent: str, timeout: float) -> None:
-        """Make the mailbox of an agent of this process, unless that was done since the server has started."""
-        if self._own.get(agent, True):
-            return
+        """Make the stream of an agent of this process, unless that was done since the server has started."""
+        if not self._own.get(agent, True):
+            await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
+            if agent in self._own:
+                self._own[agent] = True
+
+    async def _prepare(self, agent: str, timeout: float) -> None:
+        """Make all that a receiver needs, and the consumers anew when nobody has since the server has started."""
         server = await self._link.server()
-        await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
+        self._unmade(agent)
+        await self._make(agent, timeout)
         await self._ledger.make(timeout)
         anew = await self._ledger.claim(agent, server, timeout)
         if anew:
@@ -200,8 +206,6 @@ class NatsMailboxes:
             await self._link.question(f"CONSUMER.DURABLE.CREATE.{stream}.{lane}", wanted, timeout)
         if anew:
             await self._ledger.made(agent, server, timeout)
-        if agent in self._own and server == await self._link.server():
-            self._own[agent] = True
 
     async def _delete_consumer(self, stream: str, lane: str, timeout: float) -> None:
         try:
