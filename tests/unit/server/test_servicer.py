@@ -258,7 +258,7 @@ async def test_describe_says_what_lives_here(stub: Stub, server: AgentServer) ->
     answer = await stub.Describe(pb.DescribeRequest())
     agents = {each.name: each for each in answer.agents}
     assert (answer.instance_id, answer.version) == (server.instance_id, __version__)
-    assert list(answer.transports) == ["plain"]
+    assert list(answer.transports) == ["plain", "session"]
     assert set(agents) == {"echo", "fails", "unsendable", "looks", "talks", "loading", "both"}
     assert (agents["echo"].idempotent, agents["fails"].idempotent, agents["both"].idempotent) == (True, False, True)
     assert (agents["echo"].ready, agents["loading"].ready) == (True, False)
