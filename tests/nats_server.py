@@ -35,6 +35,7 @@ class NatsServer:
     """A server whose streams lie in `folder`. It keeps its port when it is started again."""
 
     def __init__(self, binary: str, folder: Path, *options: str) -> None:
+        self.binary = binary
         self._command = [binary, "-js", "-a", "127.0.0.1", "-sd", str(folder / "nats"), *options]
         self._log = folder / "nats.log"
         self._process: subprocess.Popen[bytes] | None = None

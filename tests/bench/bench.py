@@ -24,6 +24,7 @@ from measuring import ROUNDS, peer
 from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
+from session import session_costs
 from telemetry import telemetry_costs
 
 PAYLOAD = "x" * 1024
@@ -180,6 +181,9 @@ def main() -> None:
         table.add_row(*row)
     table.add_section()
     for row in [*asyncio.run(overheads()), *asyncio.run(fan_outs()), *telemetry_costs()]:
+        table.add_row(*row)
+    table.add_section()
+    for row in asyncio.run(session_costs()):
         table.add_row(*row)
     Console(width=140).print(table)
 

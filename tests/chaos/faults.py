@@ -102,14 +102,17 @@ async def until_whole(mesh: Mesh, runtime: DistributedRuntime, load: Load) -> bo
     """Wait until every control plane and the caller know every instance, and each has answered; False: it did not."""
     since = asyncio.get_running_loop().time()
     everybody = {host.instance_id for host in mesh.hosts}
+
+    async def whole() -> bool:
+        for address in mesh.addresses:
+            if await _listed(address) != everybody:
+                return False
+        known = {instance.instance_id for instance in runtime.instances() if instance.state is InstanceState.READY}
+        return known == everybody and all(load.answered.get(host.pid, 0.0) > since for host in mesh.hosts)
+
     try:
         async with asyncio.timeout(WHOLE):
-            for address in mesh.addresses:
-                while await _listed(address) != everybody:
-                    await asyncio.sleep(LOOK)
-            while {i.instance_id for i in runtime.instances() if i.state is InstanceState.READY} != everybody:
-                await asyncio.sleep(LOOK)
-            while any(load.answered.get(host.pid, 0.0) < since for host in mesh.hosts):
+            while not await whole():  # noqa: ASYNC110  # of processes nobody sets an event
                 await asyncio.sleep(LOOK)
     except TimeoutError:
         return False

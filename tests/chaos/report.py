@@ -91,10 +91,10 @@ class Report:
         lag = max((row.lag for row in self.rows), default=0.0)
         slowest = max((row.tally.slowest for row in self.rows), default=0.0)
         texts += [
-            f"transport {self.transport}, seed {self.seed}, {self.seconds:.0f} s; slowest call {slowest:.1f} s,"
-            f" worst lag of the loop {lag * 1000:.0f} ms",
-            f"calls to agents that are not idempotent which ran twice: {self.repeated};"
-            f" drains that did not end well: {self.drains_failed}",
+            f"transport {self.transport}, seed {self.seed}, {self.seconds:.0f} s",
+            f"slowest call {slowest:.1f} s, worst lag of the loop {lag * 1000:.0f} ms",
+            f"calls to agents that are not idempotent which ran twice: {self.repeated}",
+            f"drains that did not end well: {self.drains_failed}",
             *(complaint for row in self.rows for complaint in row.complaints()),
         ]
         return "\n".join(text.rstrip() for text in texts)

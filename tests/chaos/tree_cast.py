@@ -6,7 +6,6 @@ into a file when its task begins and ends, and every process how late its event 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence

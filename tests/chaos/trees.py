@@ -77,7 +77,7 @@ class Told:
 
 @dataclass
 class Cancelled:
-    """What became of so many trees. `stops` has for each task and request how long it went on, in seconds net of lag."""
+    """What became of so many trees. `stops` has how long each task and request went on, in seconds net of lag."""
 
     transport: str
     seed: int
@@ -163,7 +163,7 @@ async def _cancel_one(
     await asyncio.gather(call, return_exceptions=True)
     told = state.ledger.usage
     until = monotonic() + STOPPED
-    while _running(vendor.requests, journal, tree) and monotonic() < until:
+    while _running(vendor.requests, journal, tree) and monotonic() < until:  # noqa: ASYNC110  # nobody sets an event
         await asyncio.sleep(LOOK)
     requests = [request for request in vendor.requests if request.tree == tree]
     ended.told.append(Told(told, len(requests), sum(request.answered for request in requests)))

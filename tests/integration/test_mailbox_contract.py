@@ -88,8 +88,7 @@ async def all_closed(post: Post) -> AsyncIterator[Post]:
     try:
         yield post
     finally:
-        for mailboxes in post.opened:
-            await mailboxes.close()
+        await all_of(post)
 
 
 @pytest.fixture(params=["memory", *LASTING])
@@ -458,6 +457,29 @@ async def test_what_is_no_letter_is_a_dead_letter_at_once(in_nats: Post) -> None
     assert dead.reason.startswith("InvalidMessage")
 
 
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+async def test_a_mailbox_that_somebody_deletes_is_made_again(in_nats: Post, what: str) -> None:
+    import nats
+
+    mailboxes = in_nats.open()
+    await put(mailboxes, in_nats.agent, "first")
+    async with aclosing(mailboxes.receive(in_nats.agent)) as deliveries:
+        await work(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        assert in_nats.server is not None
+        foreign = await nats.connect(in_nats.server.url)
+        stream = layout.mail_stream_name(in_nats.agent)
+        if what == "stream":
+            await foreign.jetstream().delete_stream(stream)
+        else:
+            await foreign.jetstream().delete_consumer(stream, layout.ANY)
+        await foreign.close()
+        await put(mailboxes, in_nats.agent, "second")
+        async with await asyncio.wait_for(waiting, BOUND) as message:
+            assert message.payload == "second"
+
+
 async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(in_nats: Post) -> None:
     server = in_nats.server
     assert server is not None
@@ -473,6 +495,31 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(in_nats:
             server.start()
         await asyncio.wait_for(sending, BOUND)
         assert await work(deliveries, 2) == [("b", 1), ("c", 1)]
+
+
+async def test_a_wrong_password_is_a_typed_error_that_does_not_show_it(in_nats: Post, tmp_path: Path) -> None:
+    assert in_nats.server is not None
+    server = NatsServer(in_nats.server.binary, tmp_path, "--user", "anna", "--pass", "right")
+    server.start()
+    try:
+        for password in ("not-to-be-shown", "right"):
+            url = server.url.replace("//", f"//anna:{password}@")
+            in_nats.opened.append(mailboxes := NatsMailboxes(SecretStr(url)))
+            mailboxes.add(in_nats.agent)
+            if password == "right":
+                assert await mailboxes.put(in_nats.agent, Letter(Message("x")), BOUND)
+                continue
+            with pytest.raises(MailboxUnavailable, match="Authorization") as caught:
+                await mailboxes.put(in_nats.agent, Letter(Message("x")), 1.0)
+            assert password not in str(caught.value)
+    finally:
+        await all_of(in_nats)
+        server.kill()
+
+
+async def all_of(post: Post) -> None:
+    while post.opened:
+        await post.opened.pop().close()
 
 
 async def test_a_server_that_is_away_is_a_typed_error_without_its_password(in_nats: Post) -> None:

@@ -87,7 +87,7 @@ class NatsMailboxes:
             raise AgentNotFound(f"no agent named {agent!r} has a mailbox here", fields={"agent": agent})
 
         async def prepare() -> None:
-            await self._make(agent, SEND_TIMEOUT)
+            await self._prepare(agent, SEND_TIMEOUT)
 
         while agent in self._own:
             try:
@@ -103,7 +103,7 @@ class NatsMailboxes:
                                 raise
                     finally:
                         receivers.discard(receiver)
-            except (MailboxUnavailable, NoStream, Refused) as error:
+            except MailboxUnavailable as error:
                 log.warning("the mailbox of %s cannot be read, and is tried again: %s", agent, error)
                 self._unmade(agent)
                 await self._sleep(PAUSE)
@@ -153,9 +153,7 @@ class NatsMailboxes:
                 await self._check_size(data, timeout)
                 return await self._store(agent, letter, data, key, timeout)
         except TimeoutError as error:
-            raise MailboxUnavailable(f"NATS did not take a message to {agent!r} within {timeout:.3g} s") from error
-        except Refused as error:
-            raise MailboxUnavailable(f"NATS refuses a message to {agent!r}: {error}") from error
+            raise self._link.silent(timeout) from error
 
     async def _store(self, agent: str, letter: Letter, data: bytes, key: str, timeout: float) -> bool:
         """Put a letter into its stream; one of this process's agents is made first, of others it has to be there."""
@@ -185,13 +183,21 @@ class NatsMailboxes:
             )
 
     async def _make(self, agent: str, timeout: float) -> None:
-        """Make the mailbox of an agent of this process, unless that was done since the server has started."""
-        if self._own.get(agent, True):
-            return
+        """Make the stream of an agent of this process, unless that was done since the server has started."""
+        if not self._own.get(agent, True):
+            await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
+            if agent in self._own:
+                self._own[agent] = True
+
+    async def _prepare(self, agent: str, timeout: float) -> None:
+        """Make all that a receiver needs, and the consumers anew when nobody has since the server has started."""
         server = await self._link.server()
-        await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
+        self._unmade(agent)
+        await self._make(agent, timeout)
         await self._ledger.make(timeout)
         anew = await self._ledger.claim(agent, server, timeout)
+        if anew:
+            self._be_careful(agent)
         stream = layout.mail_stream_name(agent)
         for lane in layout.LANE_NAMES:
             if anew:
@@ -200,21 +206,23 @@ class NatsMailboxes:
             await self._link.question(f"CONSUMER.DURABLE.CREATE.{stream}.{lane}", wanted, timeout)
         if anew:
             await self._ledger.made(agent, server, timeout)
-        if agent in self._own and server == await self._link.server():
-            self._own[agent] = True
 
     async def _delete_consumer(self, stream: str, lane: str, timeout: float) -> None:
         try:
             await self._link.question(f"CONSUMER.DELETE.{stream}.{lane}", None, timeout)
         except Refused as error:
-            if error.code != UNKNOWN_CONSUMER:
+            if error.number != UNKNOWN_CONSUMER:
                 raise
 
     def _reconnected(self) -> None:
-        """The server may have been restarted. For as long as a letter is held, others may be working on theirs."""
+        """The server may have been restarted."""
         for agent in self._own:
             self._unmade(agent)
-            self._careful_until[agent] = asyncio.get_running_loop().time() + self.policy.ack_wait
+            self._be_careful(agent)
+
+    def _be_careful(self, agent: str) -> None:
+        """Leave letters that others have begun with to them, for as long as the server would have."""
+        self._careful_until[agent] = asyncio.get_running_loop().time() + self.policy.ack_wait
 
     def _unmade(self, agent: str) -> None:
         if agent in self._own:
@@ -310,7 +318,7 @@ class _Out:
     def _said(self, what: str) -> Generator[None]:
         try:
             yield
-        except (MailboxUnavailable, NoStream, Refused) as error:
+        except MailboxUnavailable as error:
             name, agent = self._about.id, self._about.agent
             log.warning("message %s to %s is %s, and comes again: %s", name, agent, what, error)
         finally:

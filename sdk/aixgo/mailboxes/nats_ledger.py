@@ -84,7 +84,7 @@ class Ledger:
                 try:
                     await self._stored(subject, body, timeout, {_EXPECTED: str(0 if record is None else record.seq)})
                 except Refused as error:
-                    if error.code != WRONG_LAST_SEQUENCE:
+                    if error.number != WRONG_LAST_SEQUENCE:
                         raise
                 else:
                     return True
@@ -110,7 +110,7 @@ class Ledger:
             try:
                 await self._stored(subject, body, timeout, {_EXPECTED: str(last)})
             except Refused as error:
-                if error.code != WRONG_LAST_SEQUENCE:
+                if error.number != WRONG_LAST_SEQUENCE:
                     raise
             else:
                 return attempt
@@ -175,7 +175,7 @@ class Ledger:
         try:
             await self._link.question(f"STREAM.MSG.DELETE.{layout.DEAD}", {"seq": record.seq}, timeout)
         except Refused as error:
-            if error.code not in NOT_THERE:
+            if error.number not in NOT_THERE:
                 raise
 
     async def _stored(self, subject: str, data: bytes, timeout: float, headers: Mapping[str, str]) -> None:
@@ -193,7 +193,7 @@ class Ledger:
         try:
             answer = await self._link.question(f"STREAM.MSG.GET.{stream}", wanted, timeout)
         except Refused as error:
-            if error.code in (UNKNOWN_MESSAGE, UNKNOWN_STREAM):
+            if error.number in (UNKNOWN_MESSAGE, UNKNOWN_STREAM):
                 return None
             raise
         message = answer["message"]
@@ -206,7 +206,7 @@ async def make_stream(link: NatsLink, wanted: Mapping[str, Any], timeout: float)
     try:
         there = (await link.question(f"STREAM.INFO.{name}", None, timeout))["config"]
     except Refused as error:
-        if error.code != UNKNOWN_STREAM:
+        if error.number != UNKNOWN_STREAM:
             raise
         await link.question(f"STREAM.CREATE.{name}", wanted, timeout)
         return

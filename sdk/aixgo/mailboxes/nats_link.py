@@ -32,16 +32,16 @@ NOT_THERE = (UNKNOWN_STREAM, UNKNOWN_MESSAGE, 10043, 10057)
 """What the deletion of a message that is deleted already is answered with."""
 
 
-class NoStream(Exception):
+class NoStream(MailboxUnavailable):
     """Nobody takes what was published: there is no such stream, or JetStream is not up."""
 
 
-class Refused(Exception):
-    """JetStream says no, with one of its error codes."""
+class Refused(MailboxUnavailable):
+    """JetStream says no, with one of its error codes: `number`."""
 
-    def __init__(self, code: int, description: str) -> None:
-        super().__init__(f"{description} ({code})")
-        self.code = code
+    def __init__(self, number: int, description: str) -> None:
+        super().__init__(f"NATS refuses: {description} ({number})")
+        self.number = number
 
 
 class NatsLink:
@@ -96,11 +96,11 @@ class NatsLink:
                     try:
                         return await client.request(subject, data, timeout=TRY, headers=dict(headers or {}) or None)
                     except errors.NoRespondersError as error:
-                        raise NoStream(subject) from error
+                        raise NoStream(f"nobody listens on {subject}") from error
                     except (errors.TimeoutError, errors.ConnectionClosedError, errors.OutboundBufferLimitError):
                         await self._sleep(AGAIN)
         except TimeoutError as error:
-            raise self._silent(timeout) from error
+            raise self.silent(timeout) from error
 
     async def question(self, subject: str, content: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
         """A question to JetStream's API and its answer. Raises Refused, MailboxUnavailable."""
@@ -117,7 +117,7 @@ class NatsLink:
             async with asyncio.timeout(timeout):
                 return int((await self.client()).max_payload)
         except TimeoutError as error:
-            raise self._silent(timeout) from error
+            raise self.silent(timeout) from error
 
     async def server(self) -> str:
         """An id that is new whenever the server has started. A cluster keeps its state, and has one for good."""
@@ -132,7 +132,7 @@ class NatsLink:
         while True:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
-                raise self._silent(timeout)
+                raise self.silent(timeout)
             try:
                 answer = cast("dict[str, Any]", json.loads((await self.ask(subject, data, left, headers)).data))
             except NoStream:
@@ -192,7 +192,8 @@ class NatsLink:
         for wake in list(self._wakers):
             wake()
 
-    def _silent(self, timeout: float) -> MailboxUnavailable:
+    def silent(self, timeout: float) -> MailboxUnavailable:
+        """The error that says that nothing came in so many seconds, and what was last heard of the reason."""
         why = f" ({self._last_error})" if self._last_error else ""
         return MailboxUnavailable(
             f"NATS did not answer within {timeout:.3g} s{why}; check mailbox.url, and that nats-server runs with"

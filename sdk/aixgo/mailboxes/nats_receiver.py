@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import MailboxPolicy
-from aixgo.mailboxes.nats_link import NOT_THERE, NatsLink, Refused
+from aixgo.mailboxes.nats_link import AGAIN, NOT_THERE, NatsLink, Refused
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class Arrival:
 class Receiver:
     """One receiver of an agent's mailbox, for the length of an `async with`.
 
-    `prepare` makes the mailbox, also again after the server was away. `clock` is in seconds, of any origin.
+    `prepare` makes the mailbox, also again after the server was away or has lost it. `clock` is in seconds, of any
+    origin.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Receiver:
         try:
             await self._link.question(f"STREAM.MSG.DELETE.{self._stream}", wanted, timeout)
         except Refused as error:
-            if error.code not in NOT_THERE:
+            if error.number not in NOT_THERE:
                 raise
         await self._link.send(arrival.reply, ACK)
 
@@ -147,6 +148,7 @@ class Receiver:
             except BaseException:
                 self._stale = True
                 raise
+            await self._sleep(AGAIN if self._stale else 0)
         now = self._clock()
         wanted = json.dumps({"batch": 1, "expires": int(EXPIRES * layout.NANOSECONDS)}).encode()
         for lane in layout.LANE_NAMES:

@@ -69,7 +69,7 @@ async def stream_state(link: NatsLink, name: str, timeout: float) -> tuple[int, 
     try:
         state = (await link.question(f"STREAM.INFO.{name}", None, timeout))["state"]
     except Refused as error:
-        if error.code != UNKNOWN_STREAM:
+        if error.number != UNKNOWN_STREAM:
             raise
         return None
     return int(state["messages"]), int(state["bytes"])

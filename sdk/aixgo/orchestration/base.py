@@ -31,7 +31,7 @@ from aixgo.errors import (
 from aixgo.events import Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import EventStream, Outcomes, Runtime
-from aixgo.runtime.entry import cancelled_from_outside, own_cancellation, past_deadline
+from aixgo.runtime.entry import cancel_task, cancelled_from_outside, own_cancellation, past_deadline
 from aixgo.runtime.parallel import Enough, Job, together
 from aixgo.telemetry import spans
 from aixgo.usage import Ledger, Usage
@@ -150,8 +150,7 @@ class Orchestrator(Agent):
                 if isinstance(event, Result):
                     return
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            await cancel_task(task, state)
 
     async def _stream_into(self, waiting: asyncio.Queue[Event | Exception], message: Message, state: CallState) -> None:
         try:

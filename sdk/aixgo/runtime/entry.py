@@ -167,16 +167,26 @@ async def bounded(work: Coroutine[Any, Any, T], state: CallState) -> T:
 async def cancel_task(task: asyncio.Task[Any], state: CallState) -> None:
     """Cancel the task of a call and wait CANCEL_GRACE for its end.
 
-    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete.
+    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete. When whoever waits is
+    cancelled meanwhile, perhaps for the second time, that is raised after the wait: what the task has spent would be
+    lost without a word.
     """
     task.cancel()
-    _, pending = await asyncio.wait({task}, timeout=CANCEL_GRACE)
-    if pending:
+    loop = asyncio.get_running_loop()
+    until, again = loop.time() + CANCEL_GRACE, None
+    while not task.done() and (left := until - loop.time()) > 0:
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError as error:
+            again = error
+    if task.done():
+        _retrieve(task)
+    else:
         log.warning("%s did not stop within %g s of its cancellation", "/".join(state.path), CANCEL_GRACE)
         state.ledger.record(Usage(incomplete=True))
         task.add_done_callback(_retrieve)
-    else:
-        _retrieve(task)
+    if again is not None:
+        raise again
 
 
 def past_deadline(state: CallState) -> DeadlineExceeded:

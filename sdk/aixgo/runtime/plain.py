@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT = 0.1
 """Seconds that a cancelled caller waits to learn what its callee has spent."""
+LATE_CANCEL_TIMEOUT = 0.05
+"""The same where the deadline of the call has passed: the callee's own was earlier, so it knows by then if it lives."""
 PROBE_TIMEOUT = 1.0
 """Seconds for a health check."""
 
@@ -103,6 +105,7 @@ class PlainTransport:
         """The events of one call; the last one is the Result. A stream that breaks off raises TransportFailed."""
         pooled = self._channels.borrow(address)
         call = pooled.stub.ExecuteStream(request, timeout=timeout, metadata=headers)
+        due = asyncio.get_running_loop().time() + timeout
         terminal = False
         try:
             async for frame in call:
@@ -124,7 +127,9 @@ class PlainTransport:
         finally:
             call.cancel()
             if not terminal:
-                await self._cancel(pooled, request.context.call_id, grant)
+                late = asyncio.get_running_loop().time() >= due
+                patience = LATE_CANCEL_TIMEOUT if late else CANCEL_TIMEOUT
+                await self._cancel(pooled, request.context.call_id, grant, patience)
             self._channels.give_back(pooled)
 
     async def deliver(self, address: str, request: pb.DeliverRequest, timeout: float, headers: Headers | None) -> None:
@@ -161,10 +166,12 @@ class PlainTransport:
             self._channels.give_back(pooled)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
-    async def _cancel(self, pooled: PooledChannel, call_id: str, grant: Grant) -> None:
-        """Cancel a call where it runs, and settle what it has spent."""
+    async def _cancel(
+        self, pooled: PooledChannel, call_id: str, grant: Grant, patience: float = CANCEL_TIMEOUT
+    ) -> None:
+        """Cancel a call where it runs, and settle what it has spent; learn that within `patience` seconds."""
         try:
-            answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=CANCEL_TIMEOUT)
+            answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=patience)
             if answer.found:
                 grant.settle(decode_usage(answer.usage))
         except (grpc.aio.AioRpcError, InvalidMessage) as error:

@@ -26,7 +26,15 @@ from aixgo.runtime.channels import ChannelPool, PooledChannel
 from aixgo.runtime.deadlines import Deadlines
 from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import Instance
-from aixgo.runtime.plain import CANCEL_TIMEOUT, Headers, PlainTransport, Reply, Transport, TransportFailed
+from aixgo.runtime.plain import (
+    CANCEL_TIMEOUT,
+    LATE_CANCEL_TIMEOUT,
+    Headers,
+    PlainTransport,
+    Reply,
+    Transport,
+    TransportFailed,
+)
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
@@ -221,7 +229,7 @@ class Session:
             raise
         finally:
             try:
-                await self._cancel(number, grant)
+                await self._cancel(number, grant, late=self._loop.time() >= due)
             finally:
                 self._closed(number, due)
 
@@ -238,7 +246,7 @@ class Session:
         self._deadlines.remove(due, number)
         self._channels.give_back(self._pooled)
 
-    async def _cancel(self, number: int, grant: Grant) -> None:
+    async def _cancel(self, number: int, grant: Grant, *, late: bool = False) -> None:
         """Cancel a call that has not ended, and settle what it has spent."""
         if self._waiting.pop(number, None) is None:
             return
@@ -248,7 +256,7 @@ class Session:
         answer = self._waiting[number] = self._loop.create_future()
         self._frames.set()
         try:
-            async with asyncio.timeout(CANCEL_TIMEOUT):
+            async with asyncio.timeout(LATE_CANCEL_TIMEOUT if late else CANCEL_TIMEOUT):
                 grant.settle(_spent(await answer))
         except (TimeoutError, InvalidMessage, TransportFailed, AixgoError) as error:
             log.debug("what a cancelled call has spent is not known: %s", error)

@@ -23,7 +23,7 @@ from aixgo.errors import (
 from aixgo.events import Delta, Event
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.grant import Grant
-from aixgo.runtime.plain import PlainTransport, TransportFailed
+from aixgo.runtime.plain import LATE_CANCEL_TIMEOUT, PlainTransport, TransportFailed
 from aixgo.usage import Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -41,6 +41,7 @@ class Misbehaving(AgentServiceServicer):
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.cancelled: list[str] = []
+        self.patience = 0.0
 
     async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:  # noqa: N802  # named by the proto
         self.begun.set()
@@ -64,6 +65,7 @@ class Misbehaving(AgentServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802  # named by the proto
         self.cancelled.append(request.call_id)
+        self.patience = context.time_remaining()
         return pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
 
 
@@ -103,6 +105,16 @@ async def test_a_status_without_details_from_a_broken_process_is_the_transports_
         await peer.execute("raise")
     assert isinstance(caught.value.error, InternalError)
     assert peer.ledger.usage == LOST
+
+
+async def test_a_stream_that_is_left_after_its_deadline_waits_less_for_what_it_has_spent(peer: Peer) -> None:
+    """The callee's own deadline was earlier: if it lives it knows, and a frozen one must not hold up the caller."""
+    request = pb.ExecuteStreamRequest(agent="hang", context={"call_id": "id"})
+    events = peer.transport.stream(peer.address, request, 0.5, None, peer.grant)
+    await anext(events)
+    await asyncio.sleep(0.5)  # the deadline, while nobody reads
+    await events.aclose()
+    assert 0 < peer.servicer.patience <= LATE_CANCEL_TIMEOUT
 
 
 async def test_another_status_without_details_is_an_answer(peer: Peer) -> None:

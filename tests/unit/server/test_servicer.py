@@ -254,21 +254,11 @@ async def test_the_members_of_an_orchestrator_are_seen_in_its_stream(stub: Stub)
     assert {tuple(frame.event.agent_path) for frame in seen[:-1]} == {("both", "echo"), ("both", "both/1")}
 
 
-async def test_a_session_is_not_offered_and_says_what_is(stub: Stub) -> None:
-    session = stub.Session()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012  # what is iterated may raise anywhere
-        await session.read()
-        await session
-    error = details(caught.value)
-    assert (error.code, error.error_class) == (12, "NotSupported")
-    assert "use Execute and ExecuteStream" in error.message
-
-
 async def test_describe_says_what_lives_here(stub: Stub, server: AgentServer) -> None:
     answer = await stub.Describe(pb.DescribeRequest())
     agents = {each.name: each for each in answer.agents}
     assert (answer.instance_id, answer.version) == (server.instance_id, __version__)
-    assert list(answer.transports) == ["plain"]
+    assert list(answer.transports) == ["plain", "session"]
     assert set(agents) == {"echo", "fails", "unsendable", "looks", "talks", "loading", "both"}
     assert (agents["echo"].idempotent, agents["fails"].idempotent, agents["both"].idempotent) == (True, False, True)
     assert (agents["echo"].ready, agents["loading"].ready) == (True, False)
