@@ -23,6 +23,10 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "aixgo.server.loop_watch"]
 
 
+def watchers() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "aixgo loop watch"]
+
+
 async def test_code_that_blocks_the_loop_is_named_in_a_warning() -> None:
     reported = threading.Event()
     told: list[str] = []
@@ -43,6 +47,8 @@ async def test_code_that_blocks_the_loop_is_named_in_a_warning() -> None:
     finally:
         watch.stop()
         logger.removeHandler(handler)
+        for thread in watchers():
+            thread.join(30)
     assert "assert reported.wait(30)" in told[0]
 
 
@@ -95,7 +101,7 @@ async def test_its_thread_ends_with_it() -> None:
     ((name, lag, _),) = watch.readings()
     assert name == "aixgo.loop.lag"
     assert lag >= 0
-    (thread,) = [each for each in threading.enumerate() if each.name == "aixgo loop watch"]
+    (thread,) = watchers()
     watch.stop()
     thread.join(30)
     assert not thread.is_alive()
