@@ -167,26 +167,35 @@ async def bounded(work: Coroutine[Any, Any, T], state: CallState) -> T:
 async def cancel_task(task: asyncio.Task[Any], state: CallState) -> None:
     """Cancel the task of a call and wait CANCEL_GRACE for its end.
 
-    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete. When whoever waits is
-    cancelled meanwhile, perhaps for the second time, that is raised after the wait: what the task has spent would be
-    lost without a word.
+    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete.
     """
     task.cancel()
-    loop = asyncio.get_running_loop()
-    until, again = loop.time() + CANCEL_GRACE, None
-    while not task.done() and (left := until - loop.time()) > 0:
-        try:
-            await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError as error:
-            again = error
+    cancelled = await outlasted(task, CANCEL_GRACE)
     if task.done():
         _retrieve(task)
     else:
         log.warning("%s did not stop within %g s of its cancellation", "/".join(state.path), CANCEL_GRACE)
         state.ledger.record(Usage(incomplete=True))
         task.add_done_callback(_retrieve)
-    if again is not None:
-        raise again
+    if cancelled is not None:
+        raise cancelled
+
+
+async def outlasted(task: asyncio.Task[Any], timeout: float) -> asyncio.CancelledError | None:
+    """Wait for a task to end, at most `timeout` seconds, whatever happens to whoever waits.
+
+    A call is often cancelled twice, by the end of its RPC and by its Cancel; if the second one cut the wait short in
+    which a call learns what was spent below it, that would be lost. A cancellation that came meanwhile is returned, for
+    the caller of this to raise.
+    """
+    loop = asyncio.get_running_loop()
+    until, cancelled = loop.time() + timeout, None
+    while not task.done() and (left := until - loop.time()) > 0:
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def past_deadline(state: CallState) -> DeadlineExceeded:

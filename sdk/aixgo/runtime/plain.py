@@ -23,6 +23,7 @@ from aixgo.errors import (
 )
 from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
+from aixgo.runtime.entry import outlasted
 from aixgo.runtime.grant import Grant
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -170,14 +171,20 @@ class PlainTransport:
         self, pooled: PooledChannel, call_id: str, grant: Grant, patience: float = CANCEL_TIMEOUT
     ) -> None:
         """Cancel a call where it runs, and settle what it has spent; learn that within `patience` seconds."""
+        asking = asyncio.get_running_loop().create_task(self._ask_spent(pooled, call_id, grant, patience))
+        cancelled = await outlasted(asking, 2 * patience)  # it ends by itself, unless this process is very busy
+        asking.cancel()
+        grant.lose()  # unless it was settled
+        if cancelled is not None:
+            raise cancelled
+
+    async def _ask_spent(self, pooled: PooledChannel, call_id: str, grant: Grant, patience: float) -> None:
         try:
             answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=patience)
             if answer.found:
                 grant.settle(decode_usage(answer.usage))
         except (grpc.aio.AioRpcError, InvalidMessage) as error:
             log.debug("what a cancelled call has spent is not known: %s", error)
-        finally:
-            grant.lose()  # unless it was settled; also when this is cancelled in its turn
 
 
 _BROKEN = frozenset(

@@ -126,10 +126,8 @@ class RunningCall:
         return spent + (Usage(incomplete=True) if self._granted is None else self._granted.less(spent).as_unsettled())
 
     def cancel(self) -> None:
-        """Stop it, as Cancel and a drain do. One whose caller has gone is stopping already, and needs its time to
-        learn what was spent below it.
-        """
-        if self.task is not None and not self.cancelled and not self.late and not self.task.cancelling():
+        """Stop it, as Cancel and a drain do."""
+        if self.task is not None and not self.cancelled and not self.late:
             self.cancelled = True
             self.task.cancel()
 

@@ -23,7 +23,7 @@ from aixgo.errors import (
 from aixgo.events import Delta, Event
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.grant import Grant
-from aixgo.runtime.plain import LATE_CANCEL_TIMEOUT, PlainTransport, TransportFailed
+from aixgo.runtime.plain import CANCEL_TIMEOUT, LATE_CANCEL_TIMEOUT, PlainTransport, TransportFailed
 from aixgo.usage import Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -42,6 +42,9 @@ class Misbehaving(AgentServiceServicer):
         self.begun = asyncio.Event()
         self.cancelled: list[str] = []
         self.patience = 0.0
+        self.asked_to_cancel = asyncio.Event()
+        self.answer_cancels = asyncio.Event()
+        self.answer_cancels.set()
 
     async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:  # noqa: N802  # named by the proto
         self.begun.set()
@@ -66,6 +69,8 @@ class Misbehaving(AgentServiceServicer):
     async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802  # named by the proto
         self.cancelled.append(request.call_id)
         self.patience = context.time_remaining()
+        self.asked_to_cancel.set()
+        await self.answer_cancels.wait()
         return pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
 
 
@@ -114,7 +119,7 @@ async def test_a_stream_that_is_left_after_its_deadline_waits_less_for_what_it_h
     await anext(events)
     await asyncio.sleep(0.5)  # the deadline, while nobody reads
     await events.aclose()
-    assert 0 < peer.servicer.patience <= LATE_CANCEL_TIMEOUT
+    assert 0 < peer.servicer.patience < (LATE_CANCEL_TIMEOUT + CANCEL_TIMEOUT) / 2  # rounded on its way
 
 
 async def test_another_status_without_details_is_an_answer(peer: Peer) -> None:
@@ -145,6 +150,19 @@ async def test_a_cancelled_call_learns_what_it_spent(peer: Peer) -> None:
         await task
     assert peer.servicer.cancelled == ["id"]
     assert peer.ledger.usage == Usage(7, llm_calls=1)
+
+
+async def test_a_call_that_is_cancelled_again_while_it_learns_what_it_spent_learns_it_all_the_same(peer: Peer) -> None:
+    peer.servicer.answer_cancels.clear()
+    task = asyncio.create_task(peer.execute("hang"))
+    await peer.servicer.begun.wait()
+    task.cancel()
+    await peer.servicer.asked_to_cancel.wait()
+    task.cancel()
+    peer.servicer.answer_cancels.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert peer.ledger.usage == Usage(prompt_tokens=7, llm_calls=1)
 
 
 async def test_a_server_that_dies_under_a_call_is_the_transports_failure(peer: Peer) -> None:

@@ -97,33 +97,6 @@ async def test_a_call_inherits_what_it_is_handed() -> None:
     assert events[-1].message.payload == [["a", "b", "looks"], 3, "s", 9]
 
 
-async def test_a_call_whose_caller_has_gone_is_left_to_end_when_its_cancel_comes() -> None:
-    """The caller broke off its RPC first, which cancels the call; a second cancellation would cut its end short."""
-    stopping, stopped = asyncio.Event(), asyncio.Event()
-
-    @agent
-    async def thorough(message: Message) -> Message:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopping.set()
-            await stopped.wait()
-            spend(5)
-        return message
-
-    server = serving(thorough)
-    running = asyncio.create_task(server.serve(incoming("thorough", "id")))
-    await asyncio.sleep(0)
-    running.cancel()
-    await stopping.wait()
-    cancel = asyncio.create_task(server.cancel("id"))
-    await asyncio.sleep(0)
-    stopped.set()
-    assert await cancel == Usage(5, llm_calls=1)
-    await asyncio.wait({running})
-    assert running.cancelled()
-
-
 async def test_a_draining_server_refuses_calls_and_messages() -> None:
     server = serving(echo)
     assert await server.finish(0)
