@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/aixgo/v1/*.proto)
 OURS := sdk controlplane services tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check format proto render containers bench clean
+.PHONY: help run test unit check format proto render containers bench chaos clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ render: $(VENV)/.dev ## write what is rendered under deploy/
 
 bench: $(VENV)/.dev ## what aixgo costs above what it stands on
 	@$(BIN)/python tests/bench/bench.py
+
+chaos: $(VENV)/.dev ## faults in real processes, cancelled trees, mailboxes whose processes are killed (over an hour)
+	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos.mailboxes
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(PROTO_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis dist
