@@ -245,6 +245,8 @@ class Session:
     def _closed(self, number: int, due: float) -> None:
         self._deadlines.remove(due, number)
         self._channels.give_back(self._pooled)
+        if self._protocol.drained:
+            self._frames.set()
 
     async def _cancel(self, number: int, grant: Grant, *, late: bool = False) -> None:
         """Cancel a call that has not ended, and settle what it has spent."""
@@ -306,11 +308,14 @@ class Session:
                     await asyncio.sleep(0)
 
     async def _write(self) -> None:
-        await self._stream.wait_for_connection()  # until then nothing has left, so nothing can have been accepted
+        await self._stream.initial_metadata()  # until then nothing has left, so nothing can have been accepted
         outbox = self._protocol.outbox
-        while True:
+        while not self._stream.done():
             if outbox:
                 await self._stream.write(outbox.take())
+            elif self._protocol.drained:
+                await self._stream.done_writing()
+                return
             else:
                 self._frames.clear()
                 await self._frames.wait()
@@ -319,6 +324,8 @@ class Session:
         kind, number = self._protocol.receive(frame), frame.call
         if kind == "load":
             self._loaded(frame.load.running)
+        elif kind == "drain":
+            self._frames.set()
         elif kind == "error" and number == 0:
             raise decode_error(frame.error)
         elif number and kind:

@@ -35,6 +35,8 @@ Stream = grpc.aio.ServicerContext[Any, Any]
 
 MAX_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a caller that does not read; above that nothing is read from it, and its streams wait."""
+LEAVE_GRACE = 0.2
+"""Seconds that callers get to leave a drained server by themselves, so that no call of theirs meets a closed stream."""
 LOAD_PAUSE = 0.25
 """Seconds between two words on how busy the instance is. They go along with other frames, never alone."""
 
@@ -97,6 +99,7 @@ class ServedSession:
 
     async def run(self) -> None:
         """Serve until the stream is lost, its caller has left or misused it, or `finish` has come to its end."""
+        await self._stream.send_initial_metadata(())  # the caller waits for that: now it knows that it is served
         reader = self._loop.create_task(self._read(), name="session reader")
         writer = self._loop.create_task(self._write(), name="session writer")
         try:
@@ -117,7 +120,10 @@ class ServedSession:
         self._frames.set()
 
     def finish(self) -> None:
-        """End once every call has ended and is answered."""
+        """End once every call has ended and is answered; a caller that has heard of the drain leaves before that."""
+        self._loop.call_later(LEAVE_GRACE, self._leave)
+
+    def _leave(self) -> None:
         self._finishing = True
         self._frames.set()
 
@@ -137,10 +143,10 @@ class ServedSession:
                         await self._written()
         except InvalidInput as error:
             self._stop(error)
-            self.finish()
+            self._leave()
         except DecodeError:
             self._stop(InvalidInput("what came is no SessionRequest; send frames as the protocol has them"))
-            self.finish()
+            self._leave()
 
     async def _write(self) -> None:
         outbox = self._protocol.outbox
@@ -197,7 +203,10 @@ class ServedSession:
                     self._reply(number, opening, event.message)
                     continue
                 if not protocol.may_send(number) or protocol.outbox.bytes > MAX_BACKLOG:
-                    await self._room(number)
+                    try:
+                        await self._room(number)
+                    except asyncio.CancelledError as error:
+                        await events.athrow(error)  # the call knows whether that is its deadline, a Cancel or the end
                 protocol.event(number, encode_event(event))
                 frames.set()
 

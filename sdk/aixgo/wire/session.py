@@ -19,8 +19,10 @@ Rules
       was spent. Events of a cancelling call are dropped.
     * Each event of a call uses up one credit, and the caller grants as many as its reader has taken: a slow reader
       holds up its own call only. Results and errors need no credit.
-    * After a drain the caller opens no more calls. The callee ends the stream when the running ones have ended, so what
-      is then still open was never accepted.
+    * The callee sends its headers at once, and the caller nothing before they have come: whoever refuses sessions has
+      accepted no call.
+    * After a drain the caller opens no more calls, and closes its side when the running ones have ended. A callee may
+      end the stream when all that it knows of have ended, so what is then still open was never accepted.
     * When the stream is lost, every open call has ended. One whose OpenFrame was never taken was not accepted; of the
       others nothing is known.
     * A violation ends the session. Kinds of frames that this version does not know are skipped.
@@ -167,6 +169,11 @@ class CallerSession:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    @property
+    def drained(self) -> bool:
+        """Whether there is nothing more to say: the callee drains, and every call has ended."""
+        return self.stage is SessionStage.DRAINING and not self._calls and not self.outbox
 
     def open(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, *, stream: bool) -> int:
         """Open a call and return its number. Raises InstanceDraining, WrongState, MessageTooLarge."""

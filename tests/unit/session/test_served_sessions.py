@@ -227,6 +227,17 @@ async def test_a_stream_goes_as_far_as_its_credit_and_holds_up_nobody(served: Se
         assert last.error.error_class == "CallCancelled"
 
 
+async def test_a_deadline_that_passes_while_a_stream_waits_for_credit_is_told_as_one(served: Served) -> None:
+    async with served.caller() as caller:
+        opening = opens(1, "counts", stream=True, credit=1)
+        opening.open.context.timeout_ms = 100
+        await caller.send(opening)
+        frames = [await caller.frame() for _ in range(2)]
+    assert [frame.WhichOneof("kind") for frame in frames if frame] == ["event", "error"]
+    assert frames[1] is not None
+    assert frames[1].error.error_class == "DeadlineExceeded"
+
+
 async def test_a_caller_that_reads_nothing_is_not_worked_for_without_end(served: Served) -> None:
     async with served.caller() as caller:
 

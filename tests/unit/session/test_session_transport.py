@@ -49,9 +49,13 @@ class Callee:
     def __init__(self, context: Any, servicer: Scripted) -> None:
         self.context = context
         self._servicer = servicer
+        self._begun = False
 
     async def frames(self) -> list[pb.Frame]:
         """The frames of the caller's next message."""
+        if not self._begun:
+            self._begun = True
+            await self.context.send_initial_metadata(())
         message = await self.context.read()
         if message is grpc.aio.EOF:
             await asyncio.Event().wait()  # the caller has left; gRPC ends this
@@ -385,6 +389,34 @@ async def test_closing_loses_the_calls_that_are_out(start: Start) -> None:
     with pytest.raises(TransportFailed, match="the channel was closed during the call"):
         await call
     assert len(peer.transport) == 0
+
+
+async def test_a_caller_leaves_a_drained_callee_when_its_calls_have_ended(start: Start) -> None:
+    left = asyncio.Event()
+
+    async def drains(callee: Callee) -> None:
+        (opened,) = await callee.frames()
+        await callee.send(pb.Frame(drain=pb.DrainFrame()))
+        await callee.send(result(opened.call, "done"))
+        assert await callee.context.read() is grpc.aio.EOF
+        left.set()
+
+    peer = await start(drains, answers)
+    assert await peer.execute() == "done"
+    await left.wait()
+    await eventually(lambda: len(peer.transport) == 0)
+    assert await peer.execute("another") == "another"
+
+
+async def test_a_refusal_proves_that_nothing_was_accepted(start: Start) -> None:
+    async def refuse(callee: Callee) -> None:
+        await callee.context.abort(grpc.StatusCode.UNAVAILABLE, "a proxy said so")
+
+    peer = await start(refuse)
+    for _ in range(20):
+        with pytest.raises(TransportFailed) as caught:
+            await peer.execute()
+        assert not caught.value.error.accepted
 
 
 async def test_an_idle_channel_is_closed_with_its_session_and_both_come_back(start: Start) -> None:
