@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -57,7 +58,9 @@ class Network:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _ip("netns", "delete", self.name)  # and with it both devices
+        with suppress(RuntimeError):  # it was never made
+            _ip("link", "delete", self._device)  # here, for the end of a namespace takes its devices only later
+        _ip("netns", "delete", self.name)
 
 
 def available() -> str:
