@@ -13,11 +13,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-import grpc.aio
 from aixgo.config.settings import read_environment
 from aixgo.launch import telemetry_settings
 from aixgo.security.security import Security
-from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
+from aixgo.server.listening import add_health_and_reflection, bind, new_server, open_health_port
 from aixgo.telemetry import metrics
 from aixgo.telemetry.setup import set_up
 from aixgo.v1 import registry_pb2
@@ -77,7 +76,7 @@ async def _serve(
     ready: Callable[[str], None] | None,
     stop: asyncio.Event,
 ) -> None:
-    server = grpc.aio.server(options=server_options(MAX_REQUEST_BYTES))
+    server = new_server(MAX_REQUEST_BYTES)
     add_RegistryServiceServicer_to_server(service, server)
     name = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
     checks = add_health_and_reflection(server, [name], security)

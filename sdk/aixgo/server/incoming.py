@@ -19,6 +19,19 @@ from aixgo.wire.codec import decode_grant, decode_message, fill_message
 Trace = tuple[str, str, str]
 """traceparent, tracestate, baggage."""
 
+MAX_NAME = 1_024
+"""Characters of an agent's name; of unnamed members it has their parents' in it."""
+MAX_ID = 256
+"""Characters of the ids of calls and messages, some of which are kept when the call has ended."""
+MAX_SESSION_ID = 1_024
+"""Characters of the name of a conversation."""
+MAX_PATH, MAX_PATH_TEXT = 256, 16_384
+"""Agents above a call, and characters of their names together: every event and error of it repeats them."""
+MAX_TRACE = 8_192
+"""Characters of each part of a trace context; 8,192 is the baggage that W3C asks everybody to take."""
+MAX_TIMEOUT = 30 * 86_400.0
+"""Seconds of the longest deadline; a later one is cut to it, so that what is handed on can be written down."""
+
 
 class Request(Protocol):
     """What ExecuteRequest, ExecuteStreamRequest and OpenFrame have in common."""
@@ -46,7 +59,9 @@ def read_call(request: Request, timeout: float | None = None, trace: Trace = NO_
     """
     check_named(request.agent)
     inherited = request.context
-    said = inherited.timeout_ms / 1000 if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
+    check_inherited(inherited)
+    check_message(request.message)
+    said = min(inherited.timeout_ms / 1000, MAX_TIMEOUT) if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
     return IncomingCall(
         request.agent,
         decode_message(request.message, usage_counts=False),
@@ -61,9 +76,35 @@ def read_call(request: Request, timeout: float | None = None, trace: Trace = NO_
 
 
 def check_named(agent: str) -> None:
-    """Raise InvalidInput when a request names no agent."""
+    """Raise InvalidInput when a request names no agent, or nothing that could be one."""
     if not agent:
         raise InvalidInput("agent is empty; name the agent to call")
+    _check_length("agent", agent, MAX_NAME)
+
+
+def check_message(message: types_pb2.Message) -> None:
+    """Raise InvalidInput when the names that a message has of itself are too long to be kept."""
+    _check_length("message.id", message.id, MAX_ID)
+    _check_length("message.session_id", message.session_id, MAX_SESSION_ID)
+
+
+def check_inherited(context: types_pb2.CallContext) -> None:
+    """Raise InvalidInput when what a call inherits is longer than any honest caller's."""
+    _check_length("context.call_id", context.call_id, MAX_ID)
+    _check_length("context.session_id", context.session_id, MAX_SESSION_ID)
+    path = context.agent_path
+    if path:
+        if len(path) > MAX_PATH:
+            raise InvalidInput(f"context.agent_path has {len(path)} names; at most {MAX_PATH} are allowed")
+        _check_length("context.agent_path", "".join(path), MAX_PATH_TEXT)
+    if context.traceparent:
+        for part in ("traceparent", "tracestate", "baggage"):
+            _check_length(f"context.{part}", getattr(context, part), MAX_TRACE)
+
+
+def _check_length(field: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise InvalidInput(f"{field} has {len(value)} characters; at most {limit} are allowed")
 
 
 def fill_reply(out: types_pb2.Message, reply: Message, agent: str, path: Sequence[str]) -> None:

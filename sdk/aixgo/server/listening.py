@@ -14,6 +14,7 @@ import grpc.aio
 from aixgo.errors import ConfigError, WrongState
 from aixgo.runtime.channels import MAX_METADATA
 from aixgo.security.security import Security, is_loopback
+from aixgo.server.boundary import Boundary
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,17 @@ MAX_HEALTH_BYTES = 4096
 """Bytes of a health check."""
 MAX_HEALTH_CHECKS = 100
 """Health checks at the same time, watches among them."""
+MAX_RPCS = 10_000
+"""RPCs of one port at the same time, streams that wait among them; gRPC refuses more with RESOURCE_EXHAUSTED."""
+HANDSHAKE_MS = 10_000
+"""Milliseconds that a connection may take to say what it is, TLS included; gRPC's own bound is two minutes."""
+
+
+def new_server(max_message_bytes: int, *, max_rpcs: int = MAX_RPCS) -> grpc.aio.Server:
+    """A server that listens nowhere yet: its messages, RPCs and handshakes are bounded, and its errors typed."""
+    return grpc.aio.server(
+        interceptors=(Boundary(),), options=server_options(max_message_bytes), maximum_concurrent_rpcs=max_rpcs
+    )
 
 
 def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -35,6 +47,7 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", 4_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ]
 
 
@@ -92,7 +105,7 @@ async def open_health_port(checks: Any, address: str, security: Security) -> grp
     port = security.settings.health_port
     if port is None:
         return None
-    server = grpc.aio.server(options=server_options(MAX_HEALTH_BYTES), maximum_concurrent_rpcs=MAX_HEALTH_CHECKS)
+    server = new_server(MAX_HEALTH_BYTES, max_rpcs=MAX_HEALTH_CHECKS)
     untyped: Any = health_pb2_grpc  # its type stubs do not know its functions
     untyped.add_HealthServicer_to_server(checks, server)
     host = address.rpartition(":")[0]

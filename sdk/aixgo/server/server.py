@@ -24,7 +24,7 @@ from aixgo.runtime.instance import Instance, InstanceState
 from aixgo.security.security import Security
 from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
-from aixgo.server.listening import add_health_and_reflection, bind, open_health_port, server_options
+from aixgo.server.listening import MAX_RPCS, add_health_and_reflection, bind, new_server, open_health_port
 from aixgo.server.loop_watch import LoopWatch
 from aixgo.server.registrar import Registrar
 from aixgo.server.servicer import AgentServicer, add_agent_service
@@ -148,7 +148,9 @@ class AgentServer:
         self._security.check_rules((name, agent.allow_callers) for name, agent in self._runtime.own_agents.items())
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
-        server = grpc.aio.server(options=server_options(self._limits.max_message_bytes + HEADROOM))
+        server = new_server(
+            self._limits.max_message_bytes + HEADROOM, max_rpcs=self._limits.max_concurrent_calls + MAX_RPCS
+        )
         servicer = AgentServicer(self._calls, self._sessions, self.describe, self._runtime.max_message_bytes)
         add_agent_service(servicer, server)
         service = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name

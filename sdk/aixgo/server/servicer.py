@@ -19,7 +19,7 @@ from aixgo.message import Message
 from aixgo.runtime.instance import Instance
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
-from aixgo.server.incoming import check_named, fill_reply, read_call
+from aixgo.server.incoming import check_inherited, check_message, check_named, fill_reply, read_call
 from aixgo.server.session import Sessions
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
@@ -109,6 +109,8 @@ class AgentServicer(AgentServiceServicer):
         try:
             caller = self._calls.security.caller(context)
             check_named(request.agent)
+            check_inherited(request.context)
+            check_message(request.message)
             message = decode_message(request.message, usage_counts=False)
             if not message.session_id and request.context.session_id:
                 message = message.with_(session_id=request.context.session_id)

@@ -26,7 +26,7 @@ from aixgo.server.incoming import fill_reply, read_call
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import encode_error, encode_event
-from aixgo.wire.session import MAX_BYTES_HEADER, CalleeSession, SessionStage, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, check_frames, turn_of
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,10 @@ class Sessions:
         """Serve one stream until it ends, or this server has drained. Who calls is asked once, at its beginning."""
         try:
             caller = self._calls.security.caller(stream)
+            max_bytes = min(self._max_bytes, _accepted_bytes(stream))
         except AixgoError as error:
             await abort(stream, error)
-        session = ServedSession(self._calls, stream, caller, min(self._max_bytes, _accepted_bytes(stream)))
+        session = ServedSession(self._calls, stream, caller, max_bytes)
         self._open.add(session)
         if self._draining:
             session.drain()
@@ -134,6 +135,7 @@ class ServedSession:
                 if request is grpc.aio.EOF:
                     return
                 frames = cast("pb.SessionRequest", request).frames
+                check_frames(len(frames))
                 turn = turn_of(len(frames))
                 for count, frame in enumerate(frames, 1):
                     self._received(frame)
@@ -272,9 +274,15 @@ class ServedSession:
 
 
 def _accepted_bytes(stream: Stream) -> int:
-    """The largest message that the caller says it takes; MAX_MESSAGE_BYTES for one that does not say."""
+    """The largest message that the caller says it takes; MAX_MESSAGE_BYTES for one that does not say.
+
+    Raises InvalidInput for one that could not even be told its errors.
+    """
     metadata: Any = stream.invocation_metadata() or ()
     for key, value in metadata:
         if key == MAX_BYTES_HEADER and isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value[:18])
+            accepted = int(value[:18])
+            if accepted < MIN_BYTES:
+                raise InvalidInput(f"{MAX_BYTES_HEADER} is {accepted}; take {MIN_BYTES} bytes at least, or use Execute")
+            return accepted
     return MAX_MESSAGE_BYTES

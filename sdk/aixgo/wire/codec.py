@@ -29,6 +29,8 @@ MAX_ERROR_PATH = 1024
 """Bytes of an error's path on the wire; of a longer one the middle is left out."""
 MAX_USD = 10**12
 """The largest amount that is believed; sums of such amounts stay exact."""
+MAX_USD_TEXT, USD_DIGITS = 64, 40
+"""Characters of an amount, and digits after its point: written out, 1e-999999 would have a million of them."""
 
 
 def encode_message(message: Message) -> pb.Message:
@@ -123,11 +125,13 @@ def decode_usd(text: str, field: str = "cost_usd") -> Decimal | None:
     if not text:
         return None
     try:
-        usd = Decimal(text)
+        usd = Decimal(text[: MAX_USD_TEXT + 1])
     except InvalidOperation as error:
         raise InvalidMessage(f"{field} is {text[:40]!r}; send a decimal number like 0.0125") from error
-    if not usd.is_finite() or not 0 <= usd <= MAX_USD:
+    if len(text) > MAX_USD_TEXT or not usd.is_finite() or not 0 <= usd <= MAX_USD:
         raise InvalidMessage(f"{field} is {text[:40]!r}; send a decimal number from 0 to {MAX_USD:,}")
+    if -int(usd.as_tuple().exponent) > USD_DIGITS:
+        raise InvalidMessage(f"{field} is {text!r}; send at most {USD_DIGITS} digits after the point")
     return usd
 
 

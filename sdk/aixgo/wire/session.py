@@ -48,11 +48,19 @@ MAX_BYTES_HEADER = "aixgo-max-message-bytes"
 """Metadata of a session's stream: the largest message that the caller takes, in bytes; without it, 4 MiB."""
 TURN = 32
 """Frames that are worked on at once. A message costs as much as a dozen frames, whatever it holds."""
+MAX_TURN = 1024
+"""The most frames that are worked on at once: a message of 4 MiB can hold two million empty ones."""
+MAX_FRAMES = 2**16
+"""Frames of one message; more is a violation. MAX_BATCH holds fewer that say anything."""
+MIN_BYTES = 16 * 1024
+"""The least that a caller must take in one message: any error, and the frames of a session itself, fit."""
 FRAMING = 64
 """Bytes that a message may be larger than the frame in it."""
 
 _FRAMES = 1 << 3 | 2
 """The key of `frames` in SessionRequest and SessionResponse: field 1, length-delimited."""
+_HEADER = 5
+"""Bytes of the longest header of a frame."""
 _FROM_CALLER = frozenset(("open", "cancel", "credit"))
 _FROM_CALLEE = frozenset(("event", "result", "error"))
 _OF_SESSION = frozenset(("error", "drain", "load"))
@@ -120,11 +128,11 @@ class Outbox:
         As many as `limit` bytes hold, and at least one if there is any; b"" when there is none.
         """
         message: list[bytes] = []
-        frames, room = self._frames, limit
+        frames, room = self._frames, min(limit, self._max_bytes)
         while frames:
             encoded, opens = frames[0]
             size = len(encoded)
-            if size > room and message:
+            if size + _HEADER > room and message:
                 break
             frames.popleft()
             self.bytes -= size
@@ -132,7 +140,7 @@ class Outbox:
                 if opens.stage is CallStage.ENDED:  # withdrawn before anybody saw it
                     continue
                 opens.taken = True
-            room -= size
+            room -= size + _HEADER
             message += _header(size), encoded
         return b"".join(message)
 
@@ -385,11 +393,18 @@ class CalleeSession:
 
 
 def turn_of(frames: int) -> int:
-    """After how many of the frames of a message the calls that they woke get their turn: half of them, at least TURN.
+    """After how many of the frames of a message the calls that they woke get their turn: half of them, at least TURN
+    and at most MAX_TURN.
 
     What those calls say then leaves while the other half is worked on, so that neither process waits for the other.
     """
-    return max(TURN, frames // 2)
+    return min(max(TURN, frames // 2), MAX_TURN)
+
+
+def check_frames(frames: int) -> None:
+    """Raise InvalidInput when a caller has put so many frames into one message that only their number can be meant."""
+    if frames > MAX_FRAMES:
+        raise _misused(f"{frames} frames came in one message; at most {MAX_FRAMES} are allowed")
 
 
 def _refusal(stage: SessionStage) -> AixgoError:

@@ -1,0 +1,98 @@
+"""The boundary of every gRPC server of aixgo: whatever bytes come in, what goes out is an answer or a typed error.
+
+gRPC itself would call a request that it cannot parse UNKNOWN, and tell callers the class and text of any exception.
+Above it lies `listening.py`, which puts it around every service, health and reflection included; below it are the
+servicers, whose own errors it ends RPCs with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from aixgo.errors import AixgoError, InternalError, InvalidInput
+from aixgo.wire.status import abort
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behavior = Callable[[Any, Context], Any]
+Parse = Callable[[bytes], Any]
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Wraps the handler of each RPC, once: requests are parsed inside, and what is raised inside ends typed."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, Any] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """The handler of an RPC; None when nobody serves it."""
+        wrapped = self._wrapped.get(handler_call_details.method)
+        if wrapped is None:
+            handler: Any = await continuation(handler_call_details)
+            if handler is None:
+                return None  # not kept: callers can think of any number of methods
+            wrapped = self._wrapped[handler_call_details.method] = _wrap(handler)
+        return wrapped
+
+
+def _wrap(handler: Any) -> Any:
+    """The same handler, safe. A single request comes to it as bytes; a stream of them is parsed as it is read."""
+    made: Any = grpc  # its type stubs want serializers
+    encode, parse = handler.response_serializer, handler.request_deserializer
+    if handler.unary_unary:
+        return made.unary_unary_rpc_method_handler(_single(handler.unary_unary, parse), None, encode)
+    if handler.unary_stream:
+        return made.unary_stream_rpc_method_handler(_single(handler.unary_stream, parse), None, encode)
+    if handler.stream_unary:
+        return made.stream_unary_rpc_method_handler(_single(handler.stream_unary, None), parse, encode)
+    return made.stream_stream_rpc_method_handler(_single(handler.stream_stream, None), parse, encode)
+
+
+def _single(behavior: Behavior, parse: Parse | None) -> Behavior:
+    if inspect.isasyncgenfunction(behavior):
+        return _generator(behavior, parse)
+
+    async def safe(request: Any, context: Context) -> Any:
+        try:
+            return await behavior(request if parse is None else parse(request), context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the boundary: nothing untyped may pass it
+            await _end(context, error)
+
+    return safe
+
+
+def _generator(behavior: Behavior, parse: Parse | None) -> Behavior:
+    async def safe(request: Any, context: Context) -> AsyncGenerator[Any]:
+        try:
+            async with aclosing(behavior(request if parse is None else parse(request), context)) as responses:
+                async for response in responses:
+                    yield response
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the boundary: nothing untyped may pass it
+            await _end(context, error)
+
+    return safe
+
+
+async def _end(context: Context, error: Exception) -> NoReturn:
+    """End an RPC with what was raised in it: typed errors as they are, the text of others for the log alone."""
+    if isinstance(error, AixgoError):
+        await abort(context, error)
+    if isinstance(error, DecodeError):
+        await abort(context, InvalidInput("the bytes that came are no request of this RPC; send what proto/ says"))
+    log.error("an RPC failed in aixgo", exc_info=error)
+    await abort(context, InternalError("the server failed; its log has the details"))
