@@ -19,7 +19,8 @@ from aixgo.call import Budget, CallState, entered
 from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import AgentNotFound, DeadlineExceeded, Unavailable
 from aixgo.launch import make_security, telemetry_settings
-from aixgo.mailboxes.contract import SEND_TIMEOUT
+from aixgo.mailboxes.contract import LASTING_MESSAGES, SEND_TIMEOUT, MailboxPolicy
+from aixgo.mailboxes.places import make_mailboxes
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.contract import DEFAULT_OPTIONS
 from aixgo.runtime.distributed import DistributedRuntime
@@ -33,7 +34,7 @@ from aixgo.wire.instances import agent_from_proto
 
 if TYPE_CHECKING:
     from aixgo.events import Event
-    from aixgo.mailboxes.contract import Letter
+    from aixgo.mailboxes.contract import Letter, Mailboxes
     from aixgo.message import Message
     from aixgo.security.security import Security
 
@@ -85,7 +86,10 @@ class MeshAgents:
         return self._remote.stream(call.agent, call.message, state, DEFAULT_OPTIONS, call.trace)
 
     async def deliver(self, name: str, letter: Letter) -> str:
+        """Into the agent's mailbox where that lasts and is known here; else to one of its instances."""
         self.accept(name)
+        if await self._runtime.mailboxes.put(name, letter, SEND_TIMEOUT):
+            return ""
         deadline = asyncio.get_running_loop().time() + SEND_TIMEOUT
         sender = CallState(deadline, len(letter.sender), letter.sender, letter.message.session_id, Ledger())
         with entered(sender if letter.sender else None):
@@ -122,28 +126,37 @@ async def serve_gateway(
     """Serve the agents that `control_plane` lists, and those of `connect`, at `listen` until `stop`, then drain.
 
     `ready` is called once it listens; its health is SERVING once a control plane was heard. `variables` say where its
-    telemetry goes, how it is secured and who may call whom (default: those of the process). Raises ConfigError for an
-    address that is none; WrongState when the port is taken.
+    telemetry goes, where mailboxes are, how it is secured and who may call whom (default: those of the process). Raises
+    ConfigError for an address that is none; WrongState when the port is taken.
     """
     limits = limits or ServerLimits()
     size = limits.max_message_bytes
     given = read_environment() if variables is None else variables
-    security = make_security(given)
+    settings, security = Settings.read(given), make_security(given)
     async with (
         set_up(telemetry_settings(None, given, ["gateway"])),
         DistributedRuntime(
             control_plane=control_plane,
             connect=connect,
+            mailboxes=_mailboxes(settings),
             max_message_bytes=size,
             security=security,
-            transport=Settings.read(given).transport,
+            transport=settings.transport,
         ) as runtime,
     ):
+        runtime.remote.replicas.resolver.use_all()  # it lists everybody, and may be asked for anybody
         await runtime.remote.replicas.resolver.first_snapshot(FIRST_SNAPSHOT)
         callees = MeshAgents(runtime)
         async with AgentServer(runtime, listen=listen, limits=limits, callees=callees, security=security) as server:
             ready(server)
             await stop.wait()
+
+
+def _mailboxes(settings: Settings) -> Mailboxes | None:
+    """Those that AIXGO_MAILBOX names. There is no file that says how much they hold, so that it is the usual."""
+    if settings.mailbox is None:
+        return None
+    return make_mailboxes(settings.mailbox, MailboxPolicy(max_messages=LASTING_MESSAGES))
 
 
 async def ask_gateway(address: str, timeout: float, security: Security | None = None) -> Instance:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aixgo_services.needs.beside import Beside
-    from aixgo_services.needs.keeping import Sessions
+    from aixgo_services.needs.keeping import MailboxKind, Sessions
     from aixgo_services.render.notes import Platform
 
 _COMPOSE_FILE = "docker-compose.yml"
@@ -92,21 +92,25 @@ class _Rendered:
         from aixgo.config.settings import Settings, read_environment
 
         from aixgo_services.needs.beside import read_beside
-        from aixgo_services.needs.keeping import Sessions, session_place
+        from aixgo_services.needs.keeping import MailboxKind, Sessions, mailbox_place, session_place
         from aixgo_services.render.fleet import Source, image_with, plan_containers
         from aixgo_services.render.notes import notes
 
         variables = read_environment(file.parent)
         self.config = load(file, variables)
         beside = read_beside(self.config, file.parent)
-        sessions = session_place(self.config, Settings.read(variables))
-        kept = sessions.kind
-        if platform == "kubernetes" and kept is Sessions.SQLITE:
-            kept = Sessions.POSTGRES  # what a cluster needs in its place; see the notes
-        extras = self._extras(kept, beside)
+        settings = Settings.read(variables)
+        sessions, mailboxes = session_place(self.config, settings), mailbox_place(self.config, settings)
+        kept, mail = sessions.kind, mailboxes.kind
+        if platform == "kubernetes":  # what a cluster needs in the place of files; see the notes
+            kept = Sessions.POSTGRES if kept is Sessions.SQLITE else kept
+            mail = MailboxKind.NATS if mail is MailboxKind.SQLITE else mail
+        extras = self._extras(kept, mail, beside)
         source = Source(_name(file), file.read_text(encoding="utf-8"), beside.files, beside.folders)
         image = image or image_with(extras)
-        self.plan = plan_containers(self.config, source, image=image, model_image=model_image, sessions=sessions)
+        self.plan = plan_containers(
+            self.config, source, image=image, model_image=model_image, sessions=sessions, mailboxes=mailboxes
+        )
         self.origin = f"Rendered from {file.name}; change that and run: aixgo render {platform} {file.name}"
         self._notes = list(notes(self.config, self.plan, beside, extras, platform))
 
@@ -121,7 +125,7 @@ class _Rendered:
             if each.warns:
                 click.echo(f"warning: {each.text}", err=True)
 
-    def _extras(self, sessions: Sessions, beside: Beside) -> dict[str, str]:
+    def _extras(self, sessions: Sessions, mailboxes: MailboxKind, beside: Beside) -> dict[str, str]:
         """Those of the image for all: an agent that names an image of its own has there what it needs."""
         from aixgo_services.needs.extras import needed_extras
 
@@ -129,7 +133,7 @@ class _Rendered:
         own = {name for name, placement in placed.items() if placement.image}
         agents = tuple(agent for agent in self.config.agents if agent.name not in own)
         common = self.config.model_copy(update={"agents": agents})
-        return needed_extras(common, sessions, beside.imported, served=True)
+        return needed_extras(common, sessions, beside.imported, mailboxes=mailboxes, served=True)
 
 
 def _name(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aixgo_services.doctor.findings import Finding, problem, warning
-from aixgo_services.needs.keeping import SessionPlace, conflicts
+from aixgo_services.needs.keeping import IN_MEMORY_MAIL, MailboxPlace, SessionPlace, conflicts
 
 if TYPE_CHECKING:
     from aixgo.config.schema import Config
@@ -30,11 +30,11 @@ def check_files(beside: Beside) -> list[Finding]:
     return [problem("files", f"there is no {path}, which {by} names", fix) for path, by in beside.missing]
 
 
-def check_sharing(config: Config, sessions: SessionPlace) -> list[Finding]:
+def check_sharing(config: Config, sessions: SessionPlace, mailboxes: MailboxPlace = IN_MEMORY_MAIL) -> list[Finding]:
     """Whether the replicas of each agent get on with what it keeps."""
     return [
         (problem if each.fatal else warning)("replicas", each.what, each.fix)
-        for each in conflicts(config, sessions.kind)
+        for each in conflicts(config, sessions.kind, mailboxes.kind)
     ]
 
 
@@ -48,9 +48,13 @@ def check_programs(config: Config, which: Which) -> list[Finding]:
     return findings
 
 
-async def check_servers(config: Config, sessions: SessionPlace, network: Network) -> list[Finding]:
-    """Whether somebody listens where the file has MCP servers, documents and sessions. Nothing is asked of them."""
-    servers = list(_servers(config, sessions))
+async def check_servers(
+    config: Config, sessions: SessionPlace, network: Network, mailboxes: MailboxPlace = IN_MEMORY_MAIL
+) -> list[Finding]:
+    """Whether somebody listens where the file has MCP servers, documents, sessions and mailboxes. Nothing is asked of
+    them.
+    """
+    servers = [*_servers(config, sessions), *(("mailboxes", "a NATS server", each) for each in mailboxes.addresses)]
     listening = await asyncio.gather(*(network.listening(address) for _, _, address in servers))
     fix = "start it, or correct its address"
     return [

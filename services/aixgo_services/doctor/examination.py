@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -20,20 +22,21 @@ from aixgo.config.build import build_agents
 from aixgo.config.load import load
 from aixgo.config.settings import DEFAULT_CONTROL_PLANE, Settings, read_environment
 from aixgo.errors import ConfigError
-from aixgo.launch import make_resources, make_security
+from aixgo.launch import make_resources
 from aixgo.llm.models import ModelSettings
 
-from aixgo_services.doctor import dependencies, installation, mesh, surroundings
+from aixgo_services.doctor import dependencies, installation, mesh, security, surroundings
 from aixgo_services.doctor.findings import Finding, Level, problem
 from aixgo_services.needs.beside import read_beside
 from aixgo_services.needs.extras import needed_extras
-from aixgo_services.needs.keeping import session_place
+from aixgo_services.needs.keeping import mailbox_place, session_place
 from aixgo_services.needs.models import vendors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aixgo.config.schema import Config
+    from aixgo.security.settings import SecuritySettings
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 3.0
@@ -49,11 +52,13 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
     try:
         variables = read_environment(file.parent if file else None)
         settings = Settings.read(variables)
+        told = settings.security()
         ModelSettings.from_environment(variables)  # a key in a file that cannot be read is told before it is missed
     except ConfigError as error:
         fix = "correct or unset it, in the environment or in .env"
         return [python, generated, *_packages({}), problem("settings", error.message, fix)]
-    network = surroundings.Network(_listening, _listed)
+    secured = security.check_security(told, datetime.now(UTC), _certificates())
+    network = surroundings.Network(_listening, partial(_listed, told))
     config, findings = mesh.check_file(file, variables, checked) if file else (None, [])
     # A file whose agents cannot be made is asked all the same what it needs: that may be why.
     read = config or (_read(file, variables) if file else None)
@@ -68,7 +73,9 @@ async def examine(file: Path | None, control_plane: Sequence[str] = ()) -> list[
         *mesh.check_keys(vendors, variables),
         *(mesh.check_langfuse(read, variables) if read else ()),
         mesh.check_model(vendors.get("local"), variables),
-        *await _control_planes(config, settings, control_plane, network),
+        *secured,
+        # With certificates or tokens that cannot be used, no control plane can be asked.
+        *(await _control_planes(config, settings, control_plane, network) if _usable(secured) else ()),
         *(await surroundings.check_ports(config, network) if config else ()),
         *await surroundings.check_engine(_ran),
     ]
@@ -92,19 +99,20 @@ async def _needed(
     config: Config, settings: Settings, variables: Mapping[str, str], network: surroundings.Network
 ) -> tuple[dict[str, str], list[Finding]]:
     """The extras that a file takes, and a line for each thing around it that is wrong."""
-    place = session_place(config, settings)
+    place, mail = session_place(config, settings), mailbox_place(config, settings)
     try:
         beside = read_beside(config, config.folder or Path())
     except ConfigError as error:
-        return needed_extras(config, place.kind), [problem("files", error.message, "correct it, or make it readable")]
+        unread = problem("files", error.message, "correct it, or make it readable")
+        return needed_extras(config, place.kind, mailboxes=mail.kind), [unread]
     local = bool(ModelSettings.from_environment(variables).local_url)
     findings = [
         *dependencies.check_files(beside),
-        *dependencies.check_sharing(config, place),
+        *dependencies.check_sharing(config, place, mail),
         *dependencies.check_programs(config, shutil.which),
-        *await dependencies.check_servers(config, place, network),
+        *await dependencies.check_servers(config, place, network, mail),
     ]
-    return needed_extras(config, place.kind, beside.imported, served=local), findings
+    return needed_extras(config, place.kind, beside.imported, mailboxes=mail.kind, served=local), findings
 
 
 def _packages(needed: Mapping[str, str]) -> list[Finding]:
@@ -138,6 +146,25 @@ def _version_of(name: str) -> str | None:
         return None
 
 
+def _usable(findings: Sequence[Finding]) -> bool:
+    return all(each.level is not Level.PROBLEM for each in findings)
+
+
+def _certificates() -> security.Read | None:
+    """What reads certificates, where `cryptography` is installed (extra `certs`)."""
+    if importlib.util.find_spec("cryptography") is None:
+        return None
+    from cryptography import x509
+
+    def read(data: bytes) -> list[security.Validity]:
+        return [
+            security.Validity(each.subject.rfc4514_string(), each.not_valid_before_utc, each.not_valid_after_utc)
+            for each in x509.load_pem_x509_certificates(data)
+        ]
+
+    return read
+
+
 async def _listening(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
@@ -151,11 +178,12 @@ async def _listening(address: str) -> bool:
     return True
 
 
-async def _listed(address: str) -> int | None:
+async def _listed(told: SecuritySettings, address: str) -> int | None:
     from aixgo.runtime.contact import open_channel  # cannot be loaded where the generated code is refused
     from aixgo.runtime.discovery import Discovery  # see above
+    from aixgo.security.security import Security  # see above
 
-    discovery = Discovery((address,), dial=partial(open_channel, security=make_security()))
+    discovery = Discovery((address,), dial=partial(open_channel, security=Security(told)))
     await discovery.open()
     try:
         heard = await discovery.first_snapshot(_ANSWER_SECONDS)

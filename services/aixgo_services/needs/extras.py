@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from aixgo_services.needs.keeping import Sessions
+from aixgo_services.needs.keeping import MailboxKind, Sessions
 from aixgo_services.needs.models import embeddings_of
 
 if TYPE_CHECKING:
@@ -38,21 +38,24 @@ _OF_PACKAGES: Mapping[str, str] = {
 
 
 def needed_extras(
-    config: Config, sessions: Sessions, imported: Collection[str] = (), *, served: bool = False
+    config: Config,
+    sessions: Sessions,
+    imported: Collection[str] = (),
+    *,
+    mailboxes: MailboxKind = MailboxKind.MEMORY,
+    served: bool = False,
 ) -> dict[str, str]:
     """The extras by name, each with who needs it, for a person.
 
-    `sessions` is the kind of store in use, `imported` what the modules beside the file import. `served`: the embedded
-    model is another process's, so that its engine is needed nowhere else.
+    `sessions` and `mailboxes` are the kinds in use, `imported` is what the modules beside the file import. `served`:
+    the embedded model is another process's, so that its engine is needed nowhere else.
     """
     needed: dict[str, str] = {}
     for agent in config.agents:
         for extra, by in _of_agent(agent, served=served):
             needed.setdefault(extra, f"agent {agent.name} {by}")
-    for extra, by in _of_observability(config):
+    for extra, by in (*_of_observability(config), *_of_places(sessions, mailboxes)):
         needed.setdefault(extra, by)
-    if sessions is Sessions.POSTGRES:
-        needed.setdefault("postgres", "sessions are kept in PostgreSQL")
     for name in sorted(imported):
         for package, extra in _OF_PACKAGES.items():
             if name == package or name.startswith(f"{package}."):
@@ -61,6 +64,13 @@ def needed_extras(
         if extra in needed:
             needed.setdefault("prices", f"{needed[extra]}: what its models cost")
     return needed
+
+
+def _of_places(sessions: Sessions, mailboxes: MailboxKind) -> Iterator[tuple[str, str]]:
+    if sessions is Sessions.POSTGRES:
+        yield "postgres", "sessions are kept in PostgreSQL"
+    if mailboxes is MailboxKind.NATS:
+        yield "nats", "mailboxes are in NATS"
 
 
 def _of_observability(config: Config) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _REMEMBERING = ("llm", "react")
 _ADAPTERS = "aixgo.adapters."
 _SQLITE = "sqlite:///"
-POSTGRES_PORT = 5432
-"""Where PostgreSQL listens when nobody says otherwise."""
+POSTGRES_PORT, NATS_PORT = 5432, 4222
+"""Where PostgreSQL and NATS listen when nobody says otherwise."""
 
 
 class Sessions(StrEnum):
@@ -51,6 +51,30 @@ IN_PROCESS = SessionPlace()
 """Each process has sessions of its own."""
 
 
+class MailboxKind(StrEnum):
+    """The kinds of mailboxes, by who can reach them: one process, one machine, everybody."""
+
+    MEMORY = "memory"
+    SQLITE = "sqlite"
+    NATS = "nats"
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxPlace:
+    """Where messages wait. `path` is the file of SQLite, as it is written; `addresses` are host:port of NATS. `url` is
+    what a process without the file is told, "" where that has a password or a process of its own knows no place.
+    """
+
+    kind: MailboxKind = MailboxKind.MEMORY
+    path: str = ""
+    addresses: tuple[str, ...] = ()
+    url: str = ""
+
+
+IN_MEMORY_MAIL = MailboxPlace()
+"""Each process has the mailboxes of its own agents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """What goes wrong, and what to do about it. `fatal`: calls will fail; else they only answer with less."""
@@ -68,8 +92,20 @@ def session_place(config: Config, settings: Settings) -> SessionPlace:
     if text == Sessions.MEMORY:
         return IN_PROCESS
     hosts = [host for host in urlsplit(text).netloc.rpartition("@")[2].split(",") if host]
-    addresses = (host if re.search(r":[0-9]+$", host) else f"{host}:{POSTGRES_PORT}" for host in hosts)
-    return SessionPlace(Sessions.POSTGRES, addresses=tuple(addresses))
+    return SessionPlace(Sessions.POSTGRES, addresses=tuple(_with_port(host, POSTGRES_PORT) for host in hosts))
+
+
+def mailbox_place(config: Config, settings: Settings) -> MailboxPlace:
+    """The mailboxes in use: what AIXGO_MAILBOX says, else the file. What the environment says is not told on."""
+    text = (settings.mailbox or config.mailbox.url).get_secret_value()
+    if text.startswith(_SQLITE):
+        return MailboxPlace(MailboxKind.SQLITE, text.removeprefix(_SQLITE))
+    if text == MailboxKind.MEMORY:
+        return IN_MEMORY_MAIL
+    hosts = [urlsplit(server.strip()).netloc.rpartition("@")[2] for server in text.split(",")]
+    of_file = settings.mailbox is None and "@" not in text
+    addresses = tuple(_with_port(host, NATS_PORT) for host in hosts)
+    return MailboxPlace(MailboxKind.NATS, addresses=addresses, url=text if of_file else "")
 
 
 def remembers(agent: AgentSpec) -> bool:
@@ -100,7 +136,7 @@ def is_alone(agent: AgentSpec) -> bool:
     return agent.role == "producer" or bool(store_folder(agent))
 
 
-def conflicts(config: Config, sessions: Sessions) -> Iterator[Conflict]:
+def conflicts(config: Config, sessions: Sessions, mailboxes: MailboxKind = MailboxKind.MEMORY) -> Iterator[Conflict]:
     """What the replicas of a file, or the machines that it runs on, cannot share."""
     for agent in config.agents:
         placement = config.deployment.agents.get(agent.name)
@@ -112,6 +148,15 @@ def conflicts(config: Config, sessions: Sessions) -> Iterator[Conflict]:
             "deployment.mode is distributed, and a SQLite file of sessions is one machine's",
             "keep sessions in PostgreSQL when agents run on several: AIXGO_SESSION_STORE=postgresql://...",
         )
+    if mailboxes is MailboxKind.SQLITE and config.deployment.mode == "distributed":
+        yield Conflict(
+            "deployment.mode is distributed, and a SQLite file of mailboxes is one machine's",
+            "keep mailboxes in NATS when agents run on several: AIXGO_MAILBOX=nats://...",
+        )
+
+
+def _with_port(host: str, port: int) -> str:
+    return host if re.search(r":[0-9]+$", host) else f"{host}:{port}"
 
 
 def _of_replicas(agent: AgentSpec, begin: str, sessions: Sessions) -> Iterator[Conflict]:

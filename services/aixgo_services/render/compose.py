@@ -23,7 +23,7 @@ PUBLISHED = "127.0.0.1:${AIXGO_GATEWAY_PORT:-50051}"
 """Where on the host the gateway is published: for this machine only, because it asks nobody who they are."""
 
 KEPT = "kept"
-"""The volume of what agents write: sessions in SQLite, an embedded store of documents."""
+"""The volume of what agents write: sessions and mailboxes in SQLite, an embedded store of documents."""
 
 _MODEL_HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{MODEL_PORT}/health', timeout=3)"
 

@@ -15,7 +15,10 @@ from aixgo.errors import ConfigError
 
 from aixgo_services.needs.beside import command_paths
 from aixgo_services.needs.keeping import (
+    IN_MEMORY_MAIL,
     IN_PROCESS,
+    MailboxKind,
+    MailboxPlace,
     SessionPlace,
     Sessions,
     is_alone,
@@ -122,12 +125,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """All containers of a fleet, in the order of their start, what is mounted into them, where sessions are kept."""
+    """All containers of a fleet, in the order of their start, what is mounted into them, where sessions are kept and
+    messages wait.
+    """
 
     name: str
     workloads: tuple[Workload, ...]
     source: Source
     sessions: SessionPlace = IN_PROCESS
+    mailboxes: MailboxPlace = IN_MEMORY_MAIL
 
 
 def plan_containers(
@@ -137,19 +143,23 @@ def plan_containers(
     image: str = IMAGE,
     model_image: str = MODEL_IMAGE,
     sessions: SessionPlace = IN_PROCESS,
+    mailboxes: MailboxPlace = IN_MEMORY_MAIL,
 ) -> FleetPlan:
-    """The containers of a configuration. `image` is for all that name none under `deployment.agents`; `sessions` says
-    who writes a file of them.
+    """The containers of a configuration. `image` is for all that name none under `deployment.agents`; `sessions` and
+    `mailboxes` say who writes a file of them.
 
     There is a model server wherever the embedded model is used: replicas come and go, and it is loaded once. Raises
     ConfigError when a file beside the YAML would be mounted over it, or two names have the same label.
     """
     if FILE in source.beside:
         raise ConfigError(f"{FILE} is what the YAML itself is called where it is mounted; rename the file beside it")
-    workloads = (*_services(config, image, model_image), *_serving(config, source, image, sessions), _gateway(image))
+    serving = _serving(config, source, image, sessions)
+    if mailboxes.kind is MailboxKind.SQLITE and is_inside(mailboxes.path):  # whoever sends writes the file, too
+        serving = (replace(workload, writes=True) for workload in serving)
+    workloads = (*_services(config, image, model_image), *serving, _gateway(image, mailboxes))
     if config.observability.prometheus:
         workloads = tuple(map(_with_metrics_page, workloads))
-    return FleetPlan(dns_name(source.name), workloads, source, sessions)
+    return FleetPlan(dns_name(source.name), workloads, source, sessions, mailboxes)
 
 
 def image_with(extras: Iterable[str]) -> str:
@@ -211,8 +221,9 @@ def _with_metrics_page(workload: Workload) -> Workload:
     return replace(workload, metrics=True, environment={**workload.environment, **page})
 
 
-def _gateway(image: str) -> Workload:
-    return Workload(GATEWAY, Component.GATEWAY, ("gateway",), AGENT_PORT, image, environment=_mesh())
+def _gateway(image: str, mailboxes: MailboxPlace) -> Workload:
+    told = {"AIXGO_MAILBOX": mailboxes.url} if mailboxes.url else {}  # it has no file that says where they are
+    return Workload(GATEWAY, Component.GATEWAY, ("gateway",), AGENT_PORT, image, environment=_mesh() | told)
 
 
 def _mesh() -> dict[str, str]:

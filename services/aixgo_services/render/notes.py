@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from aixgo_services.needs.beside import Beside, command_paths
-from aixgo_services.needs.keeping import Sessions, conflicts, is_inside, remembers, store_folder
+from aixgo_services.needs.keeping import MailboxKind, Sessions, conflicts, is_inside, remembers, store_folder
 from aixgo_services.needs.secrets import needed_secrets
 from aixgo_services.render.fleet import IMAGE_EXTRAS, Component
 
@@ -45,7 +45,9 @@ def notes(config: Config, plan: FleetPlan, beside: Beside, extras: Iterable[str]
     """What to know about a rendered fleet. `extras` are those that the image for all must have."""
     yield from _images(plan, extras)
     yield from _secrets(config, platform)
-    yield from (Note(f"{each.what}: {each.fix}") for each in conflicts(config, plan.sessions.kind))
+    found = conflicts(config, plan.sessions.kind, plan.mailboxes.kind)
+    yield from (Note(f"{each.what}: {each.fix}") for each in found)
+    yield from _mailboxes(plan)
     yield from _paths(beside)
     yield from _programs(config, plan)
     yield from _files_written(config, plan)
@@ -76,6 +78,13 @@ def _secrets(config: Config, platform: Platform) -> Iterator[Note]:
     yield Note(f"Keys go into {place}: {', '.join(one.name for one in needed)}{mounted}", warns=False)
 
 
+def _mailboxes(plan: FleetPlan) -> Iterator[Note]:
+    """A gateway has neither the file nor the keys of agents."""
+    if plan.mailboxes.kind is MailboxKind.NATS and not plan.mailboxes.url:
+        text = "Give the gateway AIXGO_MAILBOX, too: without it, it hands messages only to agents that run"
+        yield Note(text, warns=False)
+
+
 def _paths(beside: Beside) -> Iterator[Note]:
     for path, by in beside.missing:
         yield Note(f"{by} names {path}, which does not lie beside the file: add it, or put it into an image")
@@ -96,9 +105,9 @@ def _programs(config: Config, plan: FleetPlan) -> Iterator[Note]:
 
 
 def _files_written(config: Config, plan: FleetPlan) -> Iterator[Note]:
-    sessions = plan.sessions.path
-    if sessions and not is_inside(sessions):
-        yield Note(f"sessions are kept in {sessions}: mount a volume there, which user 65532 may write to")
+    for what, path in (("sessions", plan.sessions.path), ("mailboxes", plan.mailboxes.path)):
+        if path and not is_inside(path):
+            yield Note(f"{what} are kept in {path}: mount a volume there, which user 65532 may write to")
     for agent in config.agents:
         folder = store_folder(agent)
         if folder and not is_inside(folder):
@@ -115,6 +124,11 @@ def _of_clusters(config: Config, plan: FleetPlan) -> Iterator[Note]:
         yield Note(
             "sessions.store is SQLite, a file of one machine, and pods can write none:"
             " put AIXGO_SESSION_STORE=postgresql://... into the Secret aixgo-keys"
+        )
+    if plan.mailboxes.kind is MailboxKind.SQLITE:
+        yield Note(
+            "mailbox.url is SQLite, a file of one machine, and pods can write none:"
+            " put AIXGO_MAILBOX=nats://... into the Secret aixgo-keys"
         )
     if plan.sessions.kind is Sessions.MEMORY and remembering:
         text = "Each pod has sessions of its own; for callers that give a session, name a PostgreSQL in sessions.store"

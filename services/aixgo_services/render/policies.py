@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from aixgo_services.needs.keeping import IN_PROCESS, POSTGRES_PORT, SessionPlace, Sessions
+from aixgo_services.needs.keeping import (
+    IN_MEMORY_MAIL,
+    IN_PROCESS,
+    NATS_PORT,
+    POSTGRES_PORT,
+    MailboxKind,
+    MailboxPlace,
+    SessionPlace,
+    Sessions,
+)
 from aixgo_services.needs.models import vendors_of
 from aixgo_services.render.fleet import (
     AGENT_PORT,
@@ -38,18 +47,23 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
     """The policies of a fleet, sorted by name.
 
     Agents take calls from each other, the gateway and the control plane's prober; the gateway from anywhere. Out of
-    the fleet go DNS, and from agents TCP to the ports of what the configuration names: vendors, fixed addresses, OTLP.
+    the fleet go DNS, and from agents TCP to the ports of what the configuration names: vendors, fixed addresses, OTLP;
+    from the gateway, too, to that of mailboxes.
     Metrics pages may be read by all pods of the cluster, since nobody knows here where its Prometheus runs.
     """
     mesh = [Component.AGENT, Component.ORCHESTRATION, Component.GATEWAY]
+    outside = outside_ports(config, plan.sessions, plan.mailboxes)
     policies = [
         _policy("agents", plan, _SERVING, ingress=[_from(plan, [*mesh, Component.CONTROL_PLANE], AGENT_PORT)]),
-        _policy("agents-egress", plan, _SERVING, egress=[{"ports": _tcp(outside_ports(config, plan.sessions))}]),
+        _policy("agents-egress", plan, _SERVING, egress=[{"ports": _tcp(outside)}]),
         _policy("control-plane", plan, [Component.CONTROL_PLANE], ingress=[_from(plan, mesh, CONTROL_PLANE_PORT)]),
         _policy("default-deny", plan, (), ingress=[], egress=[]),
         _policy("fleet-egress", plan, (), egress=[{"to": [_pods(plan, ())]}, _dns()]),
         _policy("gateway", plan, [Component.GATEWAY], ingress=[{"ports": _tcp([AGENT_PORT])}]),
     ]
+    if mailbox_ports(plan.mailboxes):
+        sent: Document = {"ports": _tcp(mailbox_ports(plan.mailboxes))}
+        policies.append(_policy("gateway-egress", plan, [Component.GATEWAY], egress=[sent]))
     if any(workload.metrics for workload in plan.workloads):
         scraped: Document = {"from": [{"namespaceSelector": {}}], "ports": _tcp([METRICS_PORT])}
         policies.append(_policy("metrics", plan, [*mesh, Component.CONTROL_PLANE], ingress=[scraped]))
@@ -60,17 +74,26 @@ def network_policies(config: Config, plan: FleetPlan) -> list[Document]:
     return policies
 
 
-def outside_ports(config: Config, sessions: SessionPlace = IN_PROCESS) -> list[int]:
+def outside_ports(
+    config: Config, sessions: SessionPlace = IN_PROCESS, mailboxes: MailboxPlace = IN_MEMORY_MAIL
+) -> list[int]:
     """The TCP ports that agents must reach outside of the fleet, sorted. Where sessions are kept outside of a process,
-    that is PostgreSQL in a cluster, whatever the file says.
+    that is PostgreSQL in a cluster, whatever the file says; and NATS, where mailboxes are.
     """
     ports = {HTTPS, *(int(address.rpartition(":")[2]) for address in config.deployment.connect.values())}
     if "ollama" in vendors_of(config):
         ports.add(OLLAMA)
     if sessions.kind is not Sessions.MEMORY:
         ports |= {int(each.rpartition(":")[2]) for each in sessions.addresses} or {POSTGRES_PORT}
-    ports |= {_port(url) for url in _urls(config)}
+    ports |= {*mailbox_ports(mailboxes), *(_port(url) for url in _urls(config))}
     return sorted(ports - {0})
+
+
+def mailbox_ports(mailboxes: MailboxPlace) -> list[int]:
+    """The TCP ports of the NATS servers, sorted; none where mailboxes are in memory."""
+    if mailboxes.kind is MailboxKind.MEMORY:
+        return []
+    return sorted({int(each.rpartition(":")[2]) for each in mailboxes.addresses} or {NATS_PORT})
 
 
 def _urls(config: Config) -> Iterator[str]:

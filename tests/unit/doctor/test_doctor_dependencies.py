@@ -11,7 +11,7 @@ from aixgo_services.doctor.dependencies import check_files, check_programs, chec
 from aixgo_services.doctor.findings import Level
 from aixgo_services.doctor.surroundings import Network
 from aixgo_services.needs.beside import read_beside
-from aixgo_services.needs.keeping import session_place
+from aixgo_services.needs.keeping import mailbox_place, session_place
 
 SECRET = "hunter2"
 FILE = """\
@@ -103,6 +103,27 @@ def test_a_file_of_sessions_is_one_machines(mode, count):
     )
     found = check_sharing(loads(text), place(loads(text)))
     assert [each.level for each in found] == [Level.WARNING] * count
+
+
+@pytest.mark.parametrize(("mode", "count"), [("local", 0), ("distributed", 1)])
+def test_a_file_of_mailboxes_is_one_machines(mode, count):
+    config = loads(
+        "version: 2\nagents: [{name: a, role: llm, model: test/echo}]\nmailbox: {url: 'sqlite:///m.db'}\n"
+        f"deployment: {{mode: {mode}, control_plane: 'plane:50050'}}\n"
+    )
+    found = check_sharing(config, place(config), mailbox_place(config, Settings()))
+    assert [each.level for each in found] == [Level.WARNING] * count
+
+
+async def test_a_nats_server_that_nobody_listens_as_is_a_problem_without_its_password():
+    config = loads(
+        "version: 2\nagents: [{name: a, role: llm, model: test/echo}]\nmailbox: {url: 'nats://u:hunter2@mq'}"
+    )
+    mail = mailbox_place(config, Settings())
+    assert await check_servers(config, place(config), network("mq:4222"), mail) == []
+    (found,) = await check_servers(config, place(config), network(), mail)
+    assert (found.check, found.level, SECRET in str(found)) == ("mailboxes", Level.PROBLEM, False)
+    assert "mq:4222" in found.what
 
 
 async def test_extras_are_asked_for_where_the_agents_cannot_even_be_made(tmp_path, monkeypatch):

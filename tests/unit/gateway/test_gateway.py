@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from aixgo.errors import CallCancelled, ConfigError, Overloaded, Unavailable, WrongState
+from aixgo.mailboxes.contract import Letter
+from aixgo.mailboxes.sqlite import SQLiteMailboxes
+from aixgo.message import Message
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.usage import Usage
 from aixgo.v1 import agent_pb2 as pb
@@ -76,10 +80,12 @@ async def behind() -> AsyncIterator[tuple[Recorder, str]]:
 
 
 @asynccontextmanager
-async def gateway(**connect: str) -> AsyncIterator[str]:
+async def gateway(variables: dict[str, str] | None = None, /, **connect: str) -> AsyncIterator[str]:
     """A gateway to fixed addresses; its own address."""
     stop, up = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve_gateway("127.0.0.1:0", connect=connect, ready=up.set_result, stop=stop))
+    serving = asyncio.create_task(
+        serve_gateway("127.0.0.1:0", connect=connect, variables=variables, ready=up.set_result, stop=stop)
+    )
     try:
         yield (await up).address
     finally:
@@ -245,3 +251,24 @@ def test_an_agent_is_idempotent_only_when_all_its_instances_are() -> None:
 def test_an_agent_is_not_ready_when_no_instance_takes_calls() -> None:
     draining = instance(1, AgentInfo("a"), state=InstanceState.DRAINING)
     assert not merged([draining, instance(2, AgentInfo("a", ready=False))])[0].ready
+
+
+async def test_a_message_to_a_mailbox_that_lasts_is_put_there_though_no_agent_runs(tmp_path: Path) -> None:
+    agents = SQLiteMailboxes(tmp_path / "mail.db")
+    agents.add("a")
+    await agents.put("a", Letter(Message("first")), TIMEOUT)  # the agent has run, and has a mailbox
+    nowhere, settings = "127.0.0.1:1", {"AIXGO_MAILBOX": f"sqlite:///{tmp_path}/mail.db"}
+    async with gateway(settings, a=nowhere, b=nowhere) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = AgentServiceStub(channel)
+        context = types_pb2.CallContext(session_id="s", agent_path=["x"], traceparent=TRACE)
+        request = pb.DeliverRequest(agent="a", message=types_pb2.Message(id="m", text="hi"), context=context)
+        await stub.Deliver(request, timeout=TIMEOUT)
+        with pytest.raises(grpc.aio.AioRpcError):  # it has none, and nobody is there
+            await stub.Deliver(pb.DeliverRequest(agent="b"), timeout=TIMEOUT)
+    async with aclosing(agents.receive("a")) as received:
+        for expected in ("first", "hi"):
+            delivery = await anext(received)
+            async with delivery as message:
+                assert message.text == expected
+    await agents.close()
+    assert (message.id, message.session_id, delivery.sender) == ("m", "s", ("x",))

@@ -1,11 +1,18 @@
-"""Where sessions are kept, and what of their address is known afterwards."""
+"""Where sessions are kept and messages wait, and what of their address is known afterwards."""
 
 from __future__ import annotations
 
 import pytest
 from aixgo.config.load import loads
 from aixgo.config.settings import Settings
-from aixgo_services.needs.keeping import SessionPlace, Sessions, session_place
+from aixgo_services.needs.keeping import (
+    MailboxKind,
+    MailboxPlace,
+    SessionPlace,
+    Sessions,
+    mailbox_place,
+    session_place,
+)
 
 AGENT = "version: 2\nagents: [{name: a, role: llm, model: test/echo}]\n"
 
@@ -25,3 +32,24 @@ def test_a_store_is_known_by_who_reaches_it_and_never_by_its_password(store: str
     assert session_place(loads(f"{AGENT}sessions: {{store: '{store}'}}"), Settings()) == place
     assert session_place(loads(AGENT), Settings.read({"AIXGO_SESSION_STORE": store})) == place
     assert "secret" not in repr(place)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("memory", MailboxPlace()),
+        ("sqlite:///kept/mail.db", MailboxPlace(MailboxKind.SQLITE, "kept/mail.db")),
+        ("nats://mq", MailboxPlace(MailboxKind.NATS, addresses=("mq:4222",), url="nats://mq")),
+        ("nats://u:secret@a:1, tls://u:secret@b", MailboxPlace(MailboxKind.NATS, addresses=("a:1", "b:4222"))),
+    ],
+)
+def test_mailboxes_are_known_by_who_reaches_them_and_never_by_their_password(url: str, place: MailboxPlace):
+    assert mailbox_place(loads(f"{AGENT}mailbox: {{url: '{url}'}}"), Settings()) == place
+    assert "secret" not in repr(place)
+
+
+def test_what_the_environment_says_of_mailboxes_wins_and_is_not_told_on():
+    place = mailbox_place(
+        loads(f"{AGENT}mailbox: {{url: 'sqlite:///m.db'}}"), Settings.read({"AIXGO_MAILBOX": "nats://mq"})
+    )
+    assert place == MailboxPlace(MailboxKind.NATS, addresses=("mq:4222",))

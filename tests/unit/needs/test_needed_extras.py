@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aixgo.config.load import loads
 from aixgo_services.needs.extras import needed_extras
-from aixgo_services.needs.keeping import Sessions
+from aixgo_services.needs.keeping import MailboxKind, Sessions
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,9 @@ def test_where_telemetry_goes_takes_extras(section: str, extras: set[str]):
     needed = needed_extras(config, Sessions.MEMORY)
     assert set(needed) == extras
     assert all(by.startswith("observability.") for by in needed.values())
+
+
+def test_mailboxes_in_nats_take_its_client():
+    config = loads("version: 2\nagents: [{name: a, role: llm, model: test/echo}]")
+    assert needed_extras(config, Sessions.MEMORY, mailboxes=MailboxKind.NATS) == {"nats": "mailboxes are in NATS"}
+    assert needed_extras(config, Sessions.MEMORY, mailboxes=MailboxKind.SQLITE) == {}

@@ -13,7 +13,7 @@ from aixgo.config.schema import Config, DeploymentSpec, ObservabilitySpec, Place
 from aixgo.config.settings import Settings
 from aixgo.config.spec import AgentSpec
 from aixgo.errors import ConfigError
-from aixgo_services.needs.keeping import session_place
+from aixgo_services.needs.keeping import mailbox_place, session_place
 from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import KUSTOMIZATION, kubernetes_files, kubernetes_objects
@@ -353,6 +353,20 @@ def test_agents_reach_where_sessions_and_tools_are(added: str, ports: list[int])
     plan = plan_containers(config, Source("desk", ""), sessions=session_place(config, Settings()))
     rules = of_kind(kubernetes_objects(kubernetes_files(config, plan)), "NetworkPolicy")["agents-egress"]["spec"]
     assert [each["port"] for each in rules["egress"][0]["ports"]] == ports
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [("memory", []), ("nats://mq", [4222]), ("nats://a:1,nats://b:2", [1, 2]), ("sqlite:///mail.db", [4222])],
+)
+def test_agents_and_the_gateway_reach_the_mailboxes(url: str, ports: list[int]):
+    config = loads(f"{DESK}mailbox: {{url: '{url}'}}\n")
+    plan = plan_containers(config, Source("desk", ""), mailboxes=mailbox_place(config, Settings()))
+    rules = of_kind(kubernetes_objects(kubernetes_files(config, plan)), "NetworkPolicy")
+    agents = [each["port"] for each in rules["agents-egress"]["spec"]["egress"][0]["ports"]]
+    assert agents == sorted([443, *ports])
+    sent = [each["port"] for each in rules["gateway-egress"]["spec"]["egress"][0]["ports"]] if ports else []
+    assert (sent, "gateway-egress" in rules) == (ports, bool(ports))
 
 
 def test_agents_reach_the_server_that_has_the_documents():

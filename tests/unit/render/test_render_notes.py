@@ -118,6 +118,30 @@ def test_sqlite_is_a_volume_of_one_machine_and_a_database_in_a_cluster(capsys: O
     assert "image: aixgo:postgres" in manifests
 
 
+def test_mailboxes_in_sqlite_are_a_volume_of_one_machine_and_nats_in_a_cluster(capsys: Output):
+    text = (
+        f"{LLM}\norchestrations: [{{name: b, pattern: parallel, agents: [a]}}]\nmailbox: {{url: 'sqlite:///mail.db'}}"
+    )
+    compose, warned = render("compose", text, capsys)
+    services = yaml.safe_load(compose)["services"]
+    kept = [{"type": "volume", "source": "kept", "target": "/etc/aixgo"}]
+    assert {name: each["volumes"] for name, each in services.items() if "volumes" in each} == {"a": kept, "b": kept}
+    assert warned == ""
+    manifests, warned = render("kubernetes", text, capsys)
+    assert "AIXGO_MAILBOX=nats://" in warned
+    assert "image: aixgo:nats" in manifests
+
+
+def test_a_gateway_is_told_where_mailboxes_are_but_no_password(capsys: Output):
+    text = f"{LLM}\nmailbox: {{url: 'nats://mq:4333'}}"
+    told = yaml.safe_load(render("compose", text, capsys)[0])["services"]["gateway"]["environment"]
+    assert told["AIXGO_MAILBOX"] == "nats://mq:4333"
+    compose, warned = render("compose", f"{LLM}\nmailbox: {{url: 'nats://u:${{PASSWORD:-hunter2}}@mq'}}", capsys)
+    assert "AIXGO_MAILBOX" not in yaml.safe_load(compose)["services"]["gateway"]["environment"]
+    assert "# Give the gateway AIXGO_MAILBOX, too" in compose
+    assert warned == ""
+
+
 def test_a_store_in_a_folder_is_a_volume_of_one_machine_and_a_server_in_a_cluster(capsys: Output):
     text = RAG.replace("docs}", "docs, store: vectors}")
     document = yaml.safe_load(render("compose", text, capsys)[0])
@@ -148,6 +172,7 @@ def test_what_is_no_small_text_needs_an_image_in_a_cluster_and_nothing_in_compos
             "MCP server t is started by npx: the image of a must have it",
         ),
         (f"{LLM}\nsessions: {{store: 'sqlite:////var/s.db'}}", "sessions are kept in /var/s.db: mount a volume there"),
+        (f"{LLM}\nmailbox: {{url: 'sqlite:////var/m.db'}}", "mailboxes are kept in /var/m.db: mount a volume there"),
         (RAG.replace("docs}", "docs, store: /var/v}"), "agent a keeps /var/v: mount a volume there"),
         ("agents: [{name: a, role: logger, config: {file: log.jsonl}}]", "agent a writes to log.jsonl"),
         (f"{LLM}\ndeployment: {{agents: {{a: {{replicas: 2}}}}}}", "agent a has 2 replicas, and each remembers"),
