@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aixgo.errors import ConfigError
+from aixgo.telemetry.page import PageServer
 from aixgo.telemetry.secrets import scrub
 from aixgo.telemetry.settings import Protocol, Signal, TelemetrySettings
 
@@ -99,11 +100,11 @@ class MetricsPage:
             scope_info_enabled=False, registry=self._registry
         )
         self.address = ""
-        self._server: Any = None
+        self._server: PageServer | None = None
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "0.0.0.0"  # noqa: S104  # asked for by ":port", and warned about below
         try:
-            self._server, self._thread = client.start_http_server(int(port), host, self._registry)
+            self._server = PageServer(host, int(port), client.make_wsgi_app(self._registry))
         except OSError as error:
             _log.warning(
                 "there is no metrics page at %s: %s; give this process an AIXGO_METRICS_ADDRESS of its own",
@@ -119,9 +120,7 @@ class MetricsPage:
     def close(self) -> None:
         """Stop serving."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+            self._server.close()
 
 
 @contextmanager
