@@ -25,6 +25,7 @@ from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.instance import InstanceState
 from aixgo.security.security import Security
 
+from aixgo_services.own_identity import registration
 from aixgo_services.process import AixgoProcess, Child, OnLine, ProcessSpec, Spawn
 
 if TYPE_CHECKING:
@@ -120,8 +121,10 @@ class Fleet:
     """The processes of a YAML file, started and kept alive inside `async with`; leaving it stops them all.
 
     `control_plane` is the host:port to use for it (default: 127.0.0.1 and a free port). `on_line` is told what the
-    processes write. Entering returns when every agent is listed; it raises ConfigError when a process refuses its
-    configuration, and Unavailable when the fleet is not up after `ready_timeout` seconds.
+    processes write. With certificates or tokens all of them have one identity, which the control plane lets register
+    the fleet's names unless AIXGO_ALLOW_REGISTER says who may. Entering returns when every agent is listed; it raises
+    ConfigError when a process refuses its configuration, and Unavailable when the fleet is not up after `ready_timeout`
+    seconds.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class Fleet:
     async def __aenter__(self) -> Self:
         variables = read_environment(self._file.parent)
         self.security = make_security(variables)
+        variables |= registration(self.security.settings, self._config.names, variables)
         wants_model = needs_model_server(self._config, Settings.read(variables))
         model = f"127.0.0.1:{free_port()}" if wants_model else None
         specs = plan(self._config, self._file, control_plane=self.control_plane, model=model, environment=variables)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aixgo.security.development import Leaf, write_certificates
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
@@ -126,3 +127,13 @@ def test_ctrl_c_during_the_call_cancels_it_and_stops_the_fleet(tmp_path: Path):
         log = tmp_path / "never.log"
         assert log.read_text().split() == ["started", "cancelled"]
         assert not [child for child in fleet if child.is_running()]
+
+
+def test_with_certificates_the_fleet_registers_its_agents_by_the_one_identity_that_all_its_processes_have(
+    tmp_path: Path, capsys: Output
+):
+    write_certificates(tmp_path / "certs", [Leaf.of("desk")])
+    files = {"CA": "ca.pem", "CERT": "desk/cert.pem", "KEY": "desk/key.pem"}
+    (tmp_path / ".env").write_text("".join(f"AIXGO_TLS_{key}_FILE=certs/{file}\n" for key, file in files.items()))
+    assert execute(["up", "mesh.yaml", "-i", "hi"]) == Exit.OK
+    assert capsys.readouterr().out == "HI\n"
