@@ -18,17 +18,20 @@ class Grant:
     Where the call has no budget only the ledger is written.
     """
 
-    __slots__ = ("_budget", "_granted", "_ledger", "_out")
+    __slots__ = ("_budget", "_granted", "_ledger", "_out", "instance_id")
 
     def __init__(self, state: CallState) -> None:
         self._ledger = state.ledger
         self._budget = state.budget
         self._granted: Budget | None = None
         self._out = False
+        self.instance_id = ""
+        """The instance that the attempt goes to; another that is asked what it has spent cannot know."""
 
-    def offer(self) -> Budget | None:
-        """Begin an attempt: what it may spend; None when there is no limit."""
+    def offer(self, instance_id: str = "") -> Budget | None:
+        """Begin an attempt at an instance: what it may spend; None when there is no limit."""
         self._out = True
+        self.instance_id = instance_id
         if self._budget is not None:
             self._granted = self._budget.grant()
         return self._granted

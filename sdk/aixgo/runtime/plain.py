@@ -25,6 +25,7 @@ from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
 from aixgo.runtime.entry import outlasted
 from aixgo.runtime.grant import Grant
+from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_error, decode_event, decode_usage
@@ -180,9 +181,12 @@ class PlainTransport:
 
     async def _ask_spent(self, pooled: PooledChannel, call_id: str, grant: Grant, patience: float) -> None:
         try:
-            answer = await pooled.stub.Cancel(pb.CancelRequest(call_id=call_id), timeout=patience)
+            request = pb.CancelRequest(call_id=call_id, instance_id=grant.instance_id)
+            answer = await pooled.stub.Cancel(request, timeout=patience)
             if answer.found:
                 grant.settle(decode_usage(answer.usage))
+            elif answer.refused:
+                grant.settle(NO_USAGE)
         except (grpc.aio.AioRpcError, InvalidMessage) as error:
             log.debug("what a cancelled call has spent is not known: %s", error)
 

@@ -58,7 +58,7 @@ class RemoteCalls:
             while True:
                 instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, grant.offer(), trace)
+                headers = self._context(request.context, state, timeout, grant.offer(instance.instance_id), trace)
                 with attempts.on(instance):
                     transport = self._to(instance)
                     response = await transport.execute(instance.address, request, timeout, headers, grant)
@@ -80,7 +80,7 @@ class RemoteCalls:
             while True:
                 instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
-                headers = self._context(request.context, state, timeout, grant.offer(), trace)
+                headers = self._context(request.context, state, timeout, grant.offer(instance.instance_id), trace)
                 with attempts.on(instance):
                     events = self._to(instance).stream(instance.address, request, timeout, headers, grant)
                     async with aclosing(events):  # here, not when it is collected: its end may record usage

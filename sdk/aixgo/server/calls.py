@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from decimal import Decimal
 from functools import cached_property
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,8 @@ CANCEL_WAIT = 0.08
 """Seconds that Cancel waits for the call to end; its caller waits 100 ms."""
 REMEMBERED = 1000
 """Calls whose usage is kept for a Cancel that comes after they have ended."""
+LATE_CANCEL = 5.0
+"""Seconds after the end of a call within which its Cancel is expected, and within which a call may follow its own."""
 
 
 class RunningCall:
@@ -89,16 +92,15 @@ class RunningCall:
             self.task.uncancel()
         if isinstance(error, AixgoError):
             error.usage = self.state.ledger.usage
+        # Its Cancel may be on the way however it ended: the RPC was cancelled while the reply was being sent.
+        if error is not None or self._budget is not None or self.state.ledger.usage is not NO_USAGE:
+            self._server.remember(self._call_id, self.state.ledger.usage)
         if not isinstance(error, asyncio.CancelledError):
-            # Its Cancel may be on the way all the same: the RPC was cancelled while the reply was being sent.
-            if error is not None or self._budget is not None or self.state.ledger.usage is not NO_USAGE:
-                self._server.remember(self._call_id, self.state.ledger.usage)
             return
         if self.late:
             raise past_deadline(self.state) from error
         if self.cancelled:
             raise typed(CallCancelled("the call was cancelled where it ran"), self.state) from error
-        self._server.remember(self._call_id, self.state.ledger.usage)
 
     def close_budget(self) -> None:
         """End the spending. What tasks that outlive the call hold of its grant is unsettled."""
@@ -139,7 +141,10 @@ class RunningCall:
 
 
 class CallServer:
-    """Serves calls to `callees`, at most `max_concurrent_calls` at once, of those whom `security` lets in."""
+    """Serves calls to `callees`, at most `max_concurrent_calls` at once, of those whom `security` lets in.
+
+    `instance_id` is the process's own; `clock` gives seconds.
+    """
 
     def __init__(
         self,
@@ -147,13 +152,19 @@ class CallServer:
         *,
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
         security: Security | None = None,
+        instance_id: str = "",
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._callees = callees
+        self._instance_id = instance_id
+        self._clock = clock
         self.security = security or Security()
         self.limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
         self._unnamed = 0
-        self._spent: OrderedDict[str, Usage] = OrderedDict()
+        self._spent: OrderedDict[str, tuple[Usage, float]] = OrderedDict()
+        self._forgot_at = float("-inf")
+        self._refused: OrderedDict[str, float] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -209,7 +220,7 @@ class CallServer:
         call_id = _own_id(caller, call_id)
         running = self._running.get(call_id)
         if running is None:
-            return self._spent.pop(call_id, None)
+            return self._spent[call_id][0] if call_id in self._spent else None
         if running.ended is None:
             running.ended = asyncio.Event()
         running.cancel()
@@ -218,8 +229,24 @@ class CallServer:
                 await running.ended.wait()
         except TimeoutError:
             return running.usage_so_far()
-        self._spent.pop(call_id, None)
         return running.state.ledger.usage
+
+    def refuse(self, call_id: str, caller: Caller = ANONYMOUS, instance_id: str = "") -> bool:
+        """Whether nothing was nor will be spent by a call that `cancel` does not know: it is refused if it comes.
+
+        False when that is not certain: `instance_id`, where the caller has sent the call, is not this process; the
+        usage of a call that ended less than LATE_CANCEL ago was forgotten a moment ago, and may have been this one's;
+        or too many calls are refused already.
+        """
+        now = self._clock()
+        if not instance_id or instance_id != self._instance_id or now - self._forgot_at <= LATE_CANCEL:
+            return False
+        while self._refused and now - next(iter(self._refused.values())) > LATE_CANCEL:
+            self._refused.popitem(last=False)
+        if len(self._refused) >= REMEMBERED:
+            return False
+        self._refused[_own_id(caller, call_id)] = now
+        return True
 
     async def finish(self, timeout: float) -> bool:
         """Refuse new calls and wait for the running ones; after `timeout` seconds cancel them. False if any was."""
@@ -243,6 +270,8 @@ class CallServer:
     def _admit(self, call: IncomingCall) -> None:
         """Raise a refusal when the call cannot be taken; all but those of access let the caller try elsewhere."""
         self.security.check_call(call.caller, call.agent, self._callees.allowed_callers(call.agent))
+        if self._refused and self._refused.pop(_own_id(call.caller, call.call_id), None) is not None:
+            raise CallCancelled("the call was cancelled before it came")
         if self.draining:
             raise refused(InstanceDraining("this instance is draining and takes no new calls"))
         if len(self._running) >= self.limit:
@@ -271,9 +300,13 @@ class CallServer:
 
     def remember(self, call_id: str, usage: Usage) -> None:
         """Keep what a call has spent whose caller may be gone: its Cancel may be under way."""
-        self._spent[call_id] = usage
+        now = self._clock()
+        self._spent[call_id] = usage, now
+        self._spent.move_to_end(call_id)
         if len(self._spent) > REMEMBERED:
-            self._spent.popitem(last=False)
+            _, (_, ended_at) = self._spent.popitem(last=False)
+            if now - ended_at < LATE_CANCEL:
+                self._forgot_at = now
 
     def _state(self, call: IncomingCall) -> CallState:
         own = call.timeout - min(MARGIN, call.timeout * MARGIN_SHARE)

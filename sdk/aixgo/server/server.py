@@ -86,7 +86,9 @@ class AgentServer:
         self._state = InstanceState.READY
         self._security = security or Security()
         limit = self._limits.max_concurrent_calls
-        self._calls = CallServer(self._callees, max_concurrent_calls=limit, security=self._security)
+        self._calls = CallServer(
+            self._callees, max_concurrent_calls=limit, security=self._security, instance_id=self.instance_id
+        )
         dial = partial(open_channel, security=self._security)
         self._sessions = Sessions(self._calls, max_bytes=self._limits.max_message_bytes + HEADROOM)
         self._registrar = Registrar(control_plane, self.describe, dial=dial) if control_plane else None

@@ -129,7 +129,7 @@ class AgentServicer(AgentServiceServicer):
             await abort(context, error)
         usage = await self._calls.cancel(request.call_id, caller)
         if usage is None:
-            return pb.CancelResponse(found=False)
+            return pb.CancelResponse(refused=self._calls.refuse(request.call_id, caller, request.instance_id))
         return pb.CancelResponse(found=True, usage=None if usage is NO_USAGE else encode_usage(usage))
 
     async def Session(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # it reads and writes itself

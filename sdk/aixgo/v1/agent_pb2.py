@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aixgo.v1 import types_pb2 as aixgo_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61ixgo/v1/agent.proto\x12\x08\x61ixgo.v1\x1a\x14\x61ixgo/v1/types.proto\"q\n\x0f\x41gentDescriptor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x0f\n\x07pattern\x18\x04 \x01(\t\x12\x0e\n\x06\x61gents\x18\x05 \x03(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\x92\x01\n\x10\x44\x65scribeResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12)\n\x06\x61gents\x18\x02 \x03(\x0b\x32\x19.aixgo.v1.AgentDescriptor\x12\x12\n\ntransports\x18\x03 \x03(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\"k\n\x0e\x45xecuteRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"J\n\x0f\x45xecuteResponse\x12\"\n\x07message\x18\x01 \x01(\x0b\x32\x11.aixgo.v1.Message\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"q\n\x14\x45xecuteStreamRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"y\n\x15\x45xecuteStreamResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0f.aixgo.v1.EventH\x00\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.aixgo.v1.ErrorH\x00\x12\x13\n\x0binstance_id\x18\x03 \x01(\tB\x07\n\x05\x66rame\"k\n\x0e\x44\x65liverRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"&\n\x0f\x44\x65liverResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\" \n\rCancelRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"?\n\x0e\x43\x61ncelResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.aixgo.v1.Usage\"1\n\x0eSessionRequest\x12\x1f\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0f.aixgo.v1.Frame\"2\n\x0fSessionResponse\x12\x1f\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0f.aixgo.v1.Frame\"\xc8\x02\n\x05\x46rame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12#\n\x04open\x18\x02 \x01(\x0b\x32\x13.aixgo.v1.OpenFrameH\x00\x12 \n\x05\x65vent\x18\x03 \x01(\x0b\x32\x0f.aixgo.v1.EventH\x00\x12\"\n\x06result\x18\x04 \x01(\x0b\x32\x10.aixgo.v1.ResultH\x00\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.aixgo.v1.ErrorH\x00\x12\'\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x15.aixgo.v1.CancelFrameH\x00\x12\'\n\x06\x63redit\x18\x07 \x01(\x0b\x32\x15.aixgo.v1.CreditFrameH\x00\x12%\n\x05\x64rain\x18\x08 \x01(\x0b\x32\x14.aixgo.v1.DrainFrameH\x00\x12#\n\x04load\x18\t \x01(\x0b\x32\x13.aixgo.v1.LoadFrameH\x00\x42\x06\n\x04kind\"\x86\x01\n\tOpenFrame\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\x12\x0e\n\x06stream\x18\x04 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x05 \x01(\r\"\r\n\x0b\x43\x61ncelFrame\"\x1d\n\x0b\x43reditFrame\x12\x0e\n\x06\x65vents\x18\x01 \x01(\r\"\x0c\n\nDrainFrame\"+\n\tLoadFrame\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r2\xa6\x03\n\x0c\x41gentService\x12\x41\n\x08\x44\x65scribe\x12\x19.aixgo.v1.DescribeRequest\x1a\x1a.aixgo.v1.DescribeResponse\x12>\n\x07\x45xecute\x12\x18.aixgo.v1.ExecuteRequest\x1a\x19.aixgo.v1.ExecuteResponse\x12R\n\rExecuteStream\x12\x1e.aixgo.v1.ExecuteStreamRequest\x1a\x1f.aixgo.v1.ExecuteStreamResponse0\x01\x12>\n\x07\x44\x65liver\x12\x18.aixgo.v1.DeliverRequest\x1a\x19.aixgo.v1.DeliverResponse\x12;\n\x06\x43\x61ncel\x12\x17.aixgo.v1.CancelRequest\x1a\x18.aixgo.v1.CancelResponse\x12\x42\n\x07Session\x12\x18.aixgo.v1.SessionRequest\x1a\x19.aixgo.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x61ixgo/v1/agent.proto\x12\x08\x61ixgo.v1\x1a\x14\x61ixgo/v1/types.proto\"q\n\x0f\x41gentDescriptor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x12\n\nidempotent\x18\x03 \x01(\x08\x12\x0f\n\x07pattern\x18\x04 \x01(\t\x12\x0e\n\x06\x61gents\x18\x05 \x03(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\x92\x01\n\x10\x44\x65scribeResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12)\n\x06\x61gents\x18\x02 \x03(\x0b\x32\x19.aixgo.v1.AgentDescriptor\x12\x12\n\ntransports\x18\x03 \x03(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\"k\n\x0e\x45xecuteRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"J\n\x0f\x45xecuteResponse\x12\"\n\x07message\x18\x01 \x01(\x0b\x32\x11.aixgo.v1.Message\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"q\n\x14\x45xecuteStreamRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"y\n\x15\x45xecuteStreamResponse\x12 \n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0f.aixgo.v1.EventH\x00\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.aixgo.v1.ErrorH\x00\x12\x13\n\x0binstance_id\x18\x03 \x01(\tB\x07\n\x05\x66rame\"k\n\x0e\x44\x65liverRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\"&\n\x0f\x44\x65liverResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"5\n\rCancelRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"P\n\x0e\x43\x61ncelResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.aixgo.v1.Usage\x12\x0f\n\x07refused\x18\x03 \x01(\x08\"1\n\x0eSessionRequest\x12\x1f\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0f.aixgo.v1.Frame\"2\n\x0fSessionResponse\x12\x1f\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0f.aixgo.v1.Frame\"\xc8\x02\n\x05\x46rame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12#\n\x04open\x18\x02 \x01(\x0b\x32\x13.aixgo.v1.OpenFrameH\x00\x12 \n\x05\x65vent\x18\x03 \x01(\x0b\x32\x0f.aixgo.v1.EventH\x00\x12\"\n\x06result\x18\x04 \x01(\x0b\x32\x10.aixgo.v1.ResultH\x00\x12 \n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.aixgo.v1.ErrorH\x00\x12\'\n\x06\x63\x61ncel\x18\x06 \x01(\x0b\x32\x15.aixgo.v1.CancelFrameH\x00\x12\'\n\x06\x63redit\x18\x07 \x01(\x0b\x32\x15.aixgo.v1.CreditFrameH\x00\x12%\n\x05\x64rain\x18\x08 \x01(\x0b\x32\x14.aixgo.v1.DrainFrameH\x00\x12#\n\x04load\x18\t \x01(\x0b\x32\x13.aixgo.v1.LoadFrameH\x00\x42\x06\n\x04kind\"\x86\x01\n\tOpenFrame\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.aixgo.v1.Message\x12&\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x15.aixgo.v1.CallContext\x12\x0e\n\x06stream\x18\x04 \x01(\x08\x12\x0e\n\x06\x63redit\x18\x05 \x01(\r\"\r\n\x0b\x43\x61ncelFrame\"\x1d\n\x0b\x43reditFrame\x12\x0e\n\x06\x65vents\x18\x01 \x01(\r\"\x0c\n\nDrainFrame\"+\n\tLoadFrame\x12\x0f\n\x07running\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r2\xa6\x03\n\x0c\x41gentService\x12\x41\n\x08\x44\x65scribe\x12\x19.aixgo.v1.DescribeRequest\x1a\x1a.aixgo.v1.DescribeResponse\x12>\n\x07\x45xecute\x12\x18.aixgo.v1.ExecuteRequest\x1a\x19.aixgo.v1.ExecuteResponse\x12R\n\rExecuteStream\x12\x1e.aixgo.v1.ExecuteStreamRequest\x1a\x1f.aixgo.v1.ExecuteStreamResponse0\x01\x12>\n\x07\x44\x65liver\x12\x18.aixgo.v1.DeliverRequest\x1a\x19.aixgo.v1.DeliverResponse\x12;\n\x06\x43\x61ncel\x12\x17.aixgo.v1.CancelRequest\x1a\x18.aixgo.v1.CancelResponse\x12\x42\n\x07Session\x12\x18.aixgo.v1.SessionRequest\x1a\x19.aixgo.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,25 +51,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERRESPONSE']._serialized_start=871
   _globals['_DELIVERRESPONSE']._serialized_end=909
   _globals['_CANCELREQUEST']._serialized_start=911
-  _globals['_CANCELREQUEST']._serialized_end=943
-  _globals['_CANCELRESPONSE']._serialized_start=945
-  _globals['_CANCELRESPONSE']._serialized_end=1008
-  _globals['_SESSIONREQUEST']._serialized_start=1010
-  _globals['_SESSIONREQUEST']._serialized_end=1059
-  _globals['_SESSIONRESPONSE']._serialized_start=1061
-  _globals['_SESSIONRESPONSE']._serialized_end=1111
-  _globals['_FRAME']._serialized_start=1114
-  _globals['_FRAME']._serialized_end=1442
-  _globals['_OPENFRAME']._serialized_start=1445
-  _globals['_OPENFRAME']._serialized_end=1579
-  _globals['_CANCELFRAME']._serialized_start=1581
-  _globals['_CANCELFRAME']._serialized_end=1594
-  _globals['_CREDITFRAME']._serialized_start=1596
-  _globals['_CREDITFRAME']._serialized_end=1625
-  _globals['_DRAINFRAME']._serialized_start=1627
-  _globals['_DRAINFRAME']._serialized_end=1639
-  _globals['_LOADFRAME']._serialized_start=1641
-  _globals['_LOADFRAME']._serialized_end=1684
-  _globals['_AGENTSERVICE']._serialized_start=1687
-  _globals['_AGENTSERVICE']._serialized_end=2109
+  _globals['_CANCELREQUEST']._serialized_end=964
+  _globals['_CANCELRESPONSE']._serialized_start=966
+  _globals['_CANCELRESPONSE']._serialized_end=1046
+  _globals['_SESSIONREQUEST']._serialized_start=1048
+  _globals['_SESSIONREQUEST']._serialized_end=1097
+  _globals['_SESSIONRESPONSE']._serialized_start=1099
+  _globals['_SESSIONRESPONSE']._serialized_end=1149
+  _globals['_FRAME']._serialized_start=1152
+  _globals['_FRAME']._serialized_end=1480
+  _globals['_OPENFRAME']._serialized_start=1483
+  _globals['_OPENFRAME']._serialized_end=1617
+  _globals['_CANCELFRAME']._serialized_start=1619
+  _globals['_CANCELFRAME']._serialized_end=1632
+  _globals['_CREDITFRAME']._serialized_start=1634
+  _globals['_CREDITFRAME']._serialized_end=1663
+  _globals['_DRAINFRAME']._serialized_start=1665
+  _globals['_DRAINFRAME']._serialized_end=1677
+  _globals['_LOADFRAME']._serialized_start=1679
+  _globals['_LOADFRAME']._serialized_end=1722
+  _globals['_AGENTSERVICE']._serialized_start=1725
+  _globals['_AGENTSERVICE']._serialized_end=2147
 # @@protoc_insertion_point(module_scope)

@@ -325,16 +325,22 @@ class CancelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CALL_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """CallContext.call_id of that call."""
+    instance_id: _builtins.str
+    """DescribeResponse.instance_id of the process that the call was sent to, where the caller knows it: no other can
+    answer `refused`.
+    """
     def __init__(
         self,
         *,
         call_id: _builtins.str = ...,
+        instance_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "instance_id", b"instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,8 +354,13 @@ class CancelResponse(_message.Message):
 
     FOUND_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """True: the call was running here, or ended as cancelled a moment ago."""
+    refused: _builtins.bool
+    """True: nothing of the call was spent here, and nothing will be. It has not come yet, as far as is known; should it
+    come, it is refused with CallCancelled.
+    """
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
         """What it spent; `incomplete` when it had not yet stopped."""
@@ -359,10 +370,11 @@ class CancelResponse(_message.Message):
         *,
         found: _builtins.bool = ...,
         usage: _types_pb2.Usage | None = ...,
+        refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "refused", b"refused", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,8 @@ class Misbehaving(AgentServiceServicer):
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.cancelled: list[str] = []
+        self.meant = ""
+        self.answer = pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
         self.patience = 0.0
         self.asked_to_cancel = asyncio.Event()
         self.answer_cancels = asyncio.Event()
@@ -68,10 +70,11 @@ class Misbehaving(AgentServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802  # named by the proto
         self.cancelled.append(request.call_id)
+        self.meant = request.instance_id
         self.patience = context.time_remaining()
         self.asked_to_cancel.set()
         await self.answer_cancels.wait()
-        return pb.CancelResponse(found=True, usage=types_pb2.Usage(prompt_tokens=7, llm_calls=1))
+        return self.answer
 
 
 class Peer:
@@ -82,7 +85,7 @@ class Peer:
         state = ambient.root_entry("a", 60, "")
         state.budget = Budget(GRANTED)
         self.ledger, self.grant = state.ledger, Grant(state)
-        self.grant.offer()
+        self.grant.offer("i1")
 
     async def execute(self, agent: str, timeout: float = 20) -> pb.ExecuteResponse:
         request = pb.ExecuteRequest(agent=agent, context={"call_id": "id"})
@@ -150,6 +153,20 @@ async def test_a_cancelled_call_learns_what_it_spent(peer: Peer) -> None:
         await task
     assert peer.servicer.cancelled == ["id"]
     assert peer.ledger.usage == Usage(7, llm_calls=1)
+
+
+@pytest.mark.parametrize(("refused", "usage"), [(True, Usage()), (False, LOST)])
+async def test_a_cancelled_call_that_never_came_has_spent_nothing_if_its_instance_says_so(
+    peer: Peer, refused: bool, usage: Usage
+) -> None:
+    peer.servicer.answer = pb.CancelResponse(refused=refused)
+    task = asyncio.create_task(peer.execute("hang"))
+    await peer.servicer.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert peer.servicer.meant == "i1"
+    assert peer.ledger.usage == usage
 
 
 async def test_a_call_that_is_cancelled_again_while_it_learns_what_it_spent_learns_it_all_the_same(peer: Peer) -> None:

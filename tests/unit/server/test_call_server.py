@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from time import monotonic
 
 import pytest
 from aixgo import Agent, Delta, Event, LocalRuntime, Message, Result, Usage, agent
@@ -62,11 +63,20 @@ class Slow(Agent):
         yield Result(await self.execute(message))
 
 
-def serving(*agents: Agent, limit: int = 100) -> CallServer:
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def serving(*agents: Agent, limit: int = 100, clock: Callable[[], float] = monotonic) -> CallServer:
     runtime = LocalRuntime()
     for each in agents:
         runtime.register(each)
-    return CallServer(OwnAgents(runtime), max_concurrent_calls=limit)
+    return CallServer(OwnAgents(runtime), max_concurrent_calls=limit, instance_id="me", clock=clock)
 
 
 def incoming(name: str, call_id: str = "", timeout: float = 60.0, depth: int = 0) -> IncomingCall:
@@ -202,7 +212,7 @@ async def test_cancel_stops_a_call_and_says_what_it_spent(stream: bool) -> None:
     assert caught.value.usage == Usage(7, llm_calls=1)
     assert slow.ended == "cancelled"
     assert server.count == 0
-    assert await server.cancel("id") is None
+    assert await server.cancel("id") == Usage(7, llm_calls=1)
 
 
 async def test_an_unknown_call_cannot_be_cancelled() -> None:
@@ -213,7 +223,7 @@ async def test_an_unknown_call_cannot_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_cancel_that_comes_after_the_rpc_was_cancelled_learns_the_usage_once(stream: bool) -> None:
+async def test_a_cancel_that_comes_after_the_rpc_was_cancelled_learns_the_usage(stream: bool) -> None:
     slow = Slow()
     server = serving(slow)
     work = read(server, incoming("slow", "id")) if stream else server.serve(incoming("slow", "id"))
@@ -222,8 +232,7 @@ async def test_a_cancel_that_comes_after_the_rpc_was_cancelled_learns_the_usage_
     rpc.cancel()
     with pytest.raises(asyncio.CancelledError):
         await rpc
-    assert await server.cancel("id") == Usage(7, llm_calls=1)
-    assert await server.cancel("id") is None
+    assert [await server.cancel("id") for _ in range(2)] == [Usage(7, llm_calls=1)] * 2
 
 
 async def test_a_stream_that_is_left_while_its_reader_is_slow_is_remembered_too() -> None:
@@ -250,6 +259,47 @@ async def test_only_so_many_cancelled_calls_are_remembered(monkeypatch: pytest.M
     assert [await server.cancel(str(number)) for number in range(3)] == [
         None, Usage(1, llm_calls=1), Usage(2, llm_calls=1),
     ]  # fmt: skip
+
+
+async def test_a_call_whose_cancel_came_first_is_refused_when_it_comes_and_may_be_sent_again() -> None:
+    server = serving(echo)
+    assert await server.cancel("early") is None
+    assert server.refuse("early", instance_id="me")
+    with pytest.raises(CallCancelled, match="before it came") as caught:
+        await serve(server, incoming("echo", "early"))
+    assert (caught.value.usage, caught.value.accepted) == (Usage(), True)
+    assert (await serve(server, incoming("echo", "early"))).payload == "x"
+
+
+@pytest.mark.parametrize("sent_to", ["", "another"])
+async def test_only_the_instance_that_a_call_was_sent_to_can_say_that_it_will_not_run(sent_to: str) -> None:
+    assert not serving(echo).refuse("early", instance_id=sent_to)
+
+
+async def test_a_server_that_has_just_forgotten_usage_does_not_say_that_nothing_was_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    clock = Clock()
+    server = serving(echo, clock=clock)
+    server.remember("old", Usage(1, llm_calls=1))
+    clock.now = 10.0
+    for name in ("a", "b"):
+        server.remember(name, Usage(1, llm_calls=1))
+    assert server.refuse("x", instance_id="me")  # what was forgotten was old
+    server.remember("c", Usage(1, llm_calls=1))
+    assert not server.refuse("y", instance_id="me")
+    clock.now = 16.0
+    assert server.refuse("y", instance_id="me")
+
+
+async def test_only_so_many_calls_are_refused_before_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    clock = Clock()
+    server = serving(echo, clock=clock)
+    assert [server.refuse(name, instance_id="me") for name in "abc"] == [True, True, False]
+    clock.now = 6.0
+    assert server.refuse("c", instance_id="me")
 
 
 async def test_a_call_that_does_not_end_when_cancelled_has_incomplete_usage(monkeypatch: pytest.MonkeyPatch) -> None:
