@@ -68,11 +68,11 @@ def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any
 
 
 def violations(objects: list[dict[str, Any]]) -> Iterator[str]:
-    """What the restricted pod standard forbids in the pods of Deployments; nothing where they pass.
+    """What the restricted pod standard forbids in the pods of Deployments and StatefulSets; nothing where they pass.
 
     Written from the standard's own list of controls, those of its baseline profile included.
     """
-    for name, each in of_kind(objects, "Deployment").items():
+    for name, each in (of_kind(objects, "Deployment") | of_kind(objects, "StatefulSet")).items():
         pod = each["spec"]["template"]["spec"]
         for key in ("hostNetwork", "hostPID", "hostIPC"):
             if pod.get(key):

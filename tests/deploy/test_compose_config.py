@@ -41,6 +41,28 @@ def test_over_the_fleet_mtls_gives_each_process_of_the_mesh_a_certificate_that_i
         assert told["AIXGO_TLS_SERVER_NAME"] in services["certs"]["command"]
 
 
+def test_over_the_fleet_nats_is_there_before_whoever_sends_or_receives(compose: Run):
+    files = ("-f", ROOT / "docker-compose.yml", "-f", ROOT / "docker-compose.nats.yml")
+    services = json.loads(compose(*files, "config", "--format", "json"))["services"]
+    assert services["control-plane"]["build"]["args"]["EXTRAS"] == "openai,nats"
+    for name in services.keys() - {"nats", "model", "control-plane"}:
+        assert services[name]["environment"]["AIXGO_MAILBOX"] == "nats://nats:4222"
+        assert services[name]["depends_on"]["nats"]["condition"] == "service_healthy"
+    (volume,) = services["nats"]["volumes"]
+    assert f"--store_dir={volume['target']}" in services["nats"]["command"]
+    assert "ports" not in services["nats"]
+
+
+def test_mtls_and_nats_go_together(compose: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AIXGO_EXTRAS", "openai,certs")
+    names = ("docker-compose.yml", "docker-compose.mtls.yml", "docker-compose.nats.yml")
+    files = [word for name in names for word in ("-f", ROOT / name)]
+    services = json.loads(compose(*files, "config", "--format", "json"))["services"]
+    assert services["control-plane"]["build"]["args"]["EXTRAS"] == "openai,certs,nats"
+    assert {"certs", "nats"} <= services["triage"]["depends_on"].keys()
+    assert services["triage"]["environment"].keys() >= {"AIXGO_MAILBOX", "AIXGO_TLS_CERT_FILE"}
+
+
 def test_the_profile_of_observability_has_all_that_its_services_read(compose: Run):
     """The images themselves are others' and are not started here."""
     words = ("--project-directory", ROOT, "--profile", "observability", "config", "--format", "json")

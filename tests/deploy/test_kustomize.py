@@ -22,7 +22,7 @@ def built(kubectl: Run) -> Callable[[str], Objects]:
     return lambda folder: list(yaml.safe_load_all(kubectl("kustomize", KUBERNETES / folder)))
 
 
-@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/prod", "overlays/mtls"])
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/prod", "overlays/mtls", "overlays/nats"])
 def test_it_builds_into_valid_objects_that_pass_the_restricted_standard(
     folder: str, built: Callable[[str], Objects], validate: Callable[[Objects], None]
 ):
@@ -33,7 +33,8 @@ def test_it_builds_into_valid_objects_that_pass_the_restricted_standard(
 
 
 @pytest.mark.parametrize(
-    ("folder", "namespace"), [("overlays/dev", "aixgo-dev"), ("overlays/prod", "aixgo"), ("overlays/mtls", "aixgo")]
+    ("folder", "namespace"),
+    [("overlays/dev", "aixgo-dev"), ("overlays/prod", "aixgo"), ("overlays/mtls", "aixgo"), ("overlays/nats", "aixgo")],
 )
 def test_an_overlay_is_a_namespace_of_its_own_that_enforces_the_standard(
     folder: str, namespace: str, built: Callable[[str], Objects]
@@ -106,6 +107,36 @@ def test_with_mtls_certificates_have_the_name_that_is_asked_for_and_probes_need_
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert str(container[probe]["grpc"]["port"]) == environment["AIXGO_HEALTH_PORT"]
         assert container["readinessProbe"]["grpc"].get("service", "") == (name if name in AGENTS else "")
+
+
+def test_with_nats_whoever_sends_or_receives_is_told_of_a_server_that_only_they_reach(built: Callable[[str], Objects]):
+    objects = built("overlays/nats")
+    (server,) = of_kind(objects, "StatefulSet").values()
+    service, policy = of_kind(objects, "Service")["nats"]["spec"], of_kind(objects, "NetworkPolicy")["nats"]["spec"]
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["podSelector"]["matchExpressions"][0]["values"] == [labels["app.kubernetes.io/component"]]
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 4222}]
+    assert service["ports"][0]["port"] == 4222
+    reaching = rule["from"][0]["podSelector"]["matchExpressions"][0]["values"]
+    for deployment in of_kind(objects, "Deployment").values():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        environment = {each["name"]: each.get("value", "") for each in container["env"]}
+        sends = deployment["metadata"]["labels"]["app.kubernetes.io/component"] in reaching
+        assert environment.get("AIXGO_MAILBOX", "") == ("nats://nats:4222" if sends else "")
+        assert container["image"] == ("aixgo-model:latest" if "model" in container["image"] else "aixgo:nats")
+
+
+def test_the_server_keeps_its_messages_on_a_volume_of_its_own(built: Callable[[str], Objects]):
+    (server,) = of_kind(built("overlays/nats"), "StatefulSet").values()
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    (claim,) = server["spec"]["volumeClaimTemplates"]
+    (mount,) = container["volumeMounts"]
+    assert mount["name"] == claim["metadata"]["name"]
+    assert f"--store_dir={mount['mountPath']}" in container["args"]
+    assert "--jetstream" in container["args"]
 
 
 def test_prod_takes_its_images_from_a_registry_by_version(built: Callable[[str], Objects]):

@@ -1,7 +1,7 @@
 """Writes what is rendered under deploy/: `make render`. tests/deploy holds it fresh.
 
-Owns which files those are: the kustomize base, from examples/support-desk, the component that adds mTLS to it, and the
-schema of the chart's values, from that of the YAML and what the chart adds to it.
+Owns which files those are: the kustomize base, from examples/support-desk, the components that add mTLS and NATS to it,
+and the schema of the chart's values, from that of the YAML and what the chart adds to it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from aixgo_services.render.documents import to_yaml
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import kubernetes_files
 from aixgo_services.render.mtls import mtls_files
+from aixgo_services.render.nats import nats_files
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "support-desk" / "support-desk.yaml"
 BASE = ROOT / "deploy" / "kubernetes" / "base"
 MTLS = ROOT / "deploy" / "kubernetes" / "components" / "mtls"
+NATS = ROOT / "deploy" / "kubernetes" / "components" / "nats"
 VALUES_SCHEMA = ROOT / "deploy" / "helm" / "aixgo" / "values.schema.json"
 HEADER = "Rendered from examples/support-desk/support-desk.yaml; change that and run: make render"
 
@@ -38,6 +40,7 @@ def rendered() -> dict[Path, str]:
     plan = plan_containers(config, Source(EXAMPLE.stem, EXAMPLE.read_text(encoding="utf-8"), modules))
     base = {BASE / name: to_yaml(each, header=HEADER) for name, each in kubernetes_files(config, plan).items()}
     base |= {MTLS / name: to_yaml(each, header=HEADER) for name, each in mtls_files(plan).items()}
+    base |= {NATS / name: to_yaml(each, header=HEADER) for name, each in nats_files(plan).items()}
     return base | {VALUES_SCHEMA: json.dumps(values_schema(), indent=2) + "\n"}
 
 
@@ -76,7 +79,7 @@ def chart_properties() -> dict[str, Any]:
 def write() -> None:
     """Write the files, and remove what is no longer rendered."""
     wanted = rendered()
-    for folder in (BASE, MTLS):
+    for folder in (BASE, MTLS, NATS):
         folder.mkdir(parents=True, exist_ok=True)
         for path in set(folder.iterdir()) - wanted.keys():
             path.unlink()

@@ -110,10 +110,15 @@ def _port(url: str) -> int:
     return parts.port or (80 if parts.scheme == "http" else HTTPS)
 
 
+def policy_for(name: str, plan: FleetPlan, components: Iterable[str], *, callers: Iterable[str], port: int) -> Document:
+    """The policy of what stands beside a fleet: pods of these components take connections of those at this port."""
+    return _policy(name, plan, components, ingress=[_from(plan, callers, port)])
+
+
 def _policy(
     name: str,
     plan: FleetPlan,
-    components: Iterable[Component],
+    components: Iterable[str],
     *,
     ingress: list[Document] | None = None,
     egress: list[Document] | None = None,
@@ -131,16 +136,16 @@ def _policy(
     }
 
 
-def _pods(plan: FleetPlan, components: Iterable[Component]) -> Document:
+def _pods(plan: FleetPlan, components: Iterable[str]) -> Document:
     """Pods of the fleet; of these components, or of all."""
-    wanted = [component.value for component in components]
+    wanted = [str(component) for component in components]
     chosen: Document = {"matchLabels": {"app.kubernetes.io/part-of": plan.name}}
     if wanted:
         chosen["matchExpressions"] = [{"key": "app.kubernetes.io/component", "operator": "In", "values": wanted}]
     return {"podSelector": chosen}
 
 
-def _from(plan: FleetPlan, components: Iterable[Component], port: int) -> Document:
+def _from(plan: FleetPlan, components: Iterable[str], port: int) -> Document:
     return {"from": [_pods(plan, components)], "ports": _tcp([port])}
 
 
