@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(/[0-9]{1,4})*")
 """An agent's name: letters, digits, `_ . -`. A pattern's unnamed member is `parent/0`."""
 
+MAX_QUEUE = 100
+"""Calls that wait for an agent which has as many as it takes, when nobody says otherwise."""
+
 
 class Agent(ABC):
     """The base of every agent. Subclasses set `name` (in the class or the constructor) and write `execute`.
@@ -32,12 +35,16 @@ class Agent(ABC):
     `idempotent = True` says that calling it twice with one message does no more than calling it once, which allows a
     call that broke off to be tried again on another instance. `allow_callers` are the identities of other processes
     that may call it, with `*` for any text; None lets all in whom the process lets in, and an empty list nobody.
+    `max_concurrent_calls` of it run at once in one process, None for no limit of its own; `max_queue` more wait for
+    their turn there, and what comes on top, or would wait longer than its deadline allows, is refused with Overloaded.
     """
 
     name: str = ""
     role: str = "custom"
     idempotent: bool = False
     allow_callers: Sequence[str] | None = None
+    max_concurrent_calls: int | None = None
+    max_queue: int = MAX_QUEUE
     _runtime: Runtime | None = None
 
     @property
@@ -110,20 +117,38 @@ class FunctionAgent(Agent):
 
     def renamed(self, name: str) -> FunctionAgent:
         """The same function as an agent of another name."""
-        return FunctionAgent(self._function, name, self.role, self.idempotent)
+        made = FunctionAgent(self._function, name, self.role, self.idempotent)
+        made.max_concurrent_calls, made.max_queue = self.max_concurrent_calls, self.max_queue
+        return made
 
 
 @overload
 def agent(function: Function, /) -> FunctionAgent: ...
 @overload
-def agent(*, name: str = "", role: str = "custom", idempotent: bool = False) -> Callable[[Function], FunctionAgent]: ...
 def agent(
-    function: Function | None = None, /, *, name: str = "", role: str = "custom", idempotent: bool = False
+    *,
+    name: str = "",
+    role: str = "custom",
+    idempotent: bool = False,
+    max_concurrent_calls: int | None = None,
+    max_queue: int = MAX_QUEUE,
+) -> Callable[[Function], FunctionAgent]: ...
+def agent(
+    function: Function | None = None,
+    /,
+    *,
+    name: str = "",
+    role: str = "custom",
+    idempotent: bool = False,
+    max_concurrent_calls: int | None = None,
+    max_queue: int = MAX_QUEUE,
 ) -> FunctionAgent | Callable[[Function], FunctionAgent]:
     """Turn `async def f(message: Message)` into an agent named after it. It may return a Message or just a payload."""
 
     def make(function: Function) -> FunctionAgent:
-        return FunctionAgent(function, name or getattr(function, "__name__", ""), role, idempotent)
+        made = FunctionAgent(function, name or getattr(function, "__name__", ""), role, idempotent)
+        made.max_concurrent_calls, made.max_queue = max_concurrent_calls, max_queue
+        return made
 
     return make if function is None else make(function)
 

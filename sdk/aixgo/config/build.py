@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from aixgo.config.document import Location
-    from aixgo.config.schema import Config
+    from aixgo.config.schema import Config, OrchestrationSpec
     from aixgo.config.spec import AgentSpec
     from aixgo.resources import Resources
 
@@ -54,6 +54,7 @@ def build_agents(
         if pattern.name in wanted:
             orchestrator = _orchestrator(config, config.location(pattern.name), pattern, pattern.name)
             orchestrator.allow_callers = pattern.allow_callers
+            _limit(orchestrator, pattern)
             agents.append(orchestrator)
     return agents
 
@@ -68,6 +69,7 @@ def _made(config: Config, index: int, spec: AgentSpec, resources: Resources | No
                 raise ConfigError(f"{where}: {spec.role} is a function and takes no {key!r}; remove it, or use a class")
         renamed = role.renamed(spec.name)
         renamed.allow_callers = role.allow_callers if spec.allow_callers is None else spec.allow_callers
+        _limit(renamed, spec)
         return renamed
     agent = _constructed(config, location, spec, role, resources)
     if not isinstance(agent, Agent):
@@ -79,7 +81,16 @@ def _made(config: Config, index: int, spec: AgentSpec, resources: Resources | No
         raise ConfigError(f"{where}: {spec.role} names itself {agent.name!r}; set `self.name = spec.name` in it")
     if spec.allow_callers is not None:
         agent.allow_callers = spec.allow_callers
+    _limit(agent, spec)
     return agent
+
+
+def _limit(agent: Agent, spec: AgentSpec | OrchestrationSpec) -> None:
+    """Give an agent the limits of its entry, in place of its class's."""
+    if spec.max_concurrent_calls is not None:
+        agent.max_concurrent_calls = spec.max_concurrent_calls
+    if spec.max_queue is not None:
+        agent.max_queue = spec.max_queue
 
 
 def _constructed(config: Config, location: Location, spec: AgentSpec, role: Any, resources: Resources | None) -> Any:

@@ -28,7 +28,7 @@ from pydantic import (
 from aixgo.config.document import Document, Location
 from aixgo.config.duration import Duration
 from aixgo.config.problems import at
-from aixgo.config.spec import AgentSpec, Identity
+from aixgo.config.spec import CONCURRENT_CALLS, HEDGING, QUEUED_CALLS, AgentSpec, Identity
 from aixgo.errors import ConfigError
 from aixgo.mailboxes.contract import (
     ACK_WAIT,
@@ -199,6 +199,9 @@ class OrchestrationSpec(PatternSpec):
     allow_callers: tuple[Identity, ...] | None = Field(
         default=None, description="Identities of other processes that may call it, * for any text; else all may."
     )
+    max_concurrent_calls: Count | None = Field(default=None, description=CONCURRENT_CALLS)
+    max_queue: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, description=QUEUED_CALLS)
+    hedge_after: Duration | None = Field(default=None, description=HEDGING)
 
 
 class PlacementSpec(_Section):
@@ -330,6 +333,12 @@ class Config(_Section):
     def patterns(self) -> tuple[OrchestrationSpec, ...]:
         """All orchestrations, from either key."""
         return (*(() if self.orchestration is None else (self.orchestration,)), *self.orchestrations)
+
+    @property
+    def hedged(self) -> dict[str, float]:
+        """Seconds after which calls are hedged, by the name of the agent or orchestration that is called."""
+        every = (*self.agents, *self.patterns)
+        return {each.name: each.hedge_after for each in every if each.hedge_after is not None}
 
     @property
     def names(self) -> tuple[str, ...]:

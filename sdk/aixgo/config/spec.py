@@ -9,7 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from aixgo.config.duration import Duration
 from aixgo.security.rules import check_pattern
+
+CONCURRENT_CALLS = "Calls of it that run at once in one process; without a limit, as many as the process takes."
+QUEUED_CALLS = "Calls that wait for their turn there; 100 if not said, and 0 lets none wait."
+HEDGING = "After so long without an answer a call of it goes to a second instance too, if it is idempotent."
 
 Identity = Annotated[str, AfterValidator(check_pattern)]
 
@@ -48,6 +53,11 @@ class AgentSpec(BaseModel):
     allow_callers: tuple[Identity, ...] | None = Field(
         default=None, description="Identities of other processes that may call it, * for any text; else all may."
     )
+    max_concurrent_calls: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description=CONCURRENT_CALLS
+    )
+    max_queue: Annotated[int, Field(strict=True, ge=0)] | None = Field(default=None, description=QUEUED_CALLS)
+    hedge_after: Duration | None = Field(default=None, description=HEDGING)
 
     @field_validator("model", mode="before")
     @classmethod

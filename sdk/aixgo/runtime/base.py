@@ -34,10 +34,11 @@ from aixgo.runtime.contract import (
     RuntimeHealth,
     RuntimeMetrics,
 )
-from aixgo.runtime.entry import agent_events, bounded, run_agent, until_ready
+from aixgo.runtime.entry import bounded, until_ready
 from aixgo.runtime.metrics import CallMetrics
 from aixgo.runtime.parallel import gather
 from aixgo.runtime.pump import PumpedStream
+from aixgo.runtime.queueing import CallQueues
 from aixgo.runtime.reactive import ReactiveTasks
 from aixgo.telemetry import spans
 from aixgo.telemetry.metrics import AGENT, Reading, observe
@@ -63,6 +64,7 @@ class BaseRuntime(ABC):
         mailboxes: Mailboxes | None = None,
     ) -> None:
         self._agents: dict[str, Agent] = {}
+        self.queues = CallQueues()
         self._mailboxes = mailboxes or MemoryMailboxes(MailboxPolicy(max_messages=mailbox_size))
         self._reactive = ReactiveTasks()
         self._metrics = CallMetrics()
@@ -80,6 +82,7 @@ class BaseRuntime(ABC):
             raise AlreadyRegistered(
                 f"an agent named {agent.name!r} is registered already; unregister it, or rename one"
             )
+        self.queues.add(agent)
         self._agents[agent.name] = agent
         self._mailboxes.add(agent.name)
         try:
@@ -87,6 +90,7 @@ class BaseRuntime(ABC):
         except AixgoError:
             for name in self._family(agent.name):
                 self._agents.pop(name).bind(None)
+                self.queues.remove(name)
                 self._mailboxes.remove(name)
             raise
         if self._running and agent.reactive:
@@ -97,6 +101,7 @@ class BaseRuntime(ABC):
             raise AgentNotFound(f"no agent named {name!r} is registered here", fields={"agent": name})
         for member in self._family(name):
             agent = self._agents.pop(member)
+            self.queues.remove(member)
             self._mailboxes.remove(member)
             await self._reactive.stop(agent)
             agent.bind(None)
@@ -149,7 +154,7 @@ class BaseRuntime(ABC):
             elif timed:
                 reply = await bounded(self._run(agent, message, state, options), state)
             elif is_ready(agent):
-                reply = await run_agent(agent, message, state)
+                reply = await self.queues.execute(agent, message, state)
             else:
                 reply = await self._run(agent, message, state, options)
             ok = True
@@ -189,7 +194,7 @@ class BaseRuntime(ABC):
             agent = self._agents.get(target)
             if agent is None:
                 return self._stream_elsewhere(target, message, state, options)
-            return agent_events(agent, message, state, options)
+            return self.queues.events(agent, message, state, options)
 
         return PumpedStream(
             source, state, timed=timed, ended=lambda ok: self._metrics.ended(perf_counter() - started, ok)
@@ -313,7 +318,7 @@ class BaseRuntime(ABC):
 
     async def _run(self, agent: Agent, message: Message, state: CallState, options: CallOptions) -> Message:
         await until_ready(agent, state, options)
-        return await run_agent(agent, message, state)
+        return await self.queues.execute(agent, message, state)
 
     async def _put(self, target: str, letter: Letter) -> bool:
         remaining = ambient.remaining()

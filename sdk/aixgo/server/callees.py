@@ -17,7 +17,6 @@ from aixgo.events import Event
 from aixgo.mailboxes.contract import Letter
 from aixgo.message import Message
 from aixgo.runtime.base import BaseRuntime
-from aixgo.runtime.entry import agent_events, run_agent
 from aixgo.runtime.instance import AgentInfo
 from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.telemetry import spans
@@ -120,12 +119,13 @@ class OwnAgents:
 
     def call(self, call: IncomingCall, state: CallState) -> Awaitable[Message]:
         serves(call.call_id)
-        return run_agent(self._runtime.own_agents[call.agent], call.message, state, self._instance_id)
+        agent = self._runtime.own_agents[call.agent]
+        return self._runtime.queues.execute(agent, call.message, state, self._instance_id)
 
     def stream(self, call: IncomingCall, state: CallState) -> AsyncGenerator[Event]:
         serves(call.call_id)
         agent = self._runtime.own_agents[call.agent]
-        return agent_events(agent, call.message, state, instance_id=self._instance_id)
+        return self._runtime.queues.events(agent, call.message, state, instance_id=self._instance_id)
 
     async def deliver(self, name: str, letter: Letter) -> str:
         self._find(name)

@@ -86,6 +86,16 @@ def test_functions_classes_and_ready_roles_become_agents(here: Path):
     assert isinstance(agents[4], LLMAgent)
 
 
+def test_limits_of_an_entry_stand_in_place_of_those_of_its_class(here: Path):
+    agents = build(
+        here,
+        "version: 2\nagents:\n  - {name: f, role: my.shout, max_concurrent_calls: 2}\n"
+        "  - {name: c, role: my.Named, max_concurrent_calls: 3, max_queue: 0}\n  - {name: n, role: my.Named}\n"
+        "orchestration: {name: o, pattern: sequential, agents: [f], max_concurrent_calls: 4, max_queue: 5}\n",
+    )
+    assert [(each.max_concurrent_calls, each.max_queue) for each in agents] == [(2, 100), (3, 0), (None, 100), (4, 5)]
+
+
 def test_only_the_named_ones_are_made(here: Path):
     text = (
         "version: 2\nagents: [{name: a, role: no_such_module:X}, {name: b, role: my.shout}]\n"
