@@ -1,7 +1,7 @@
 """The control plane's state: which instances there are, until when, and what has changed.
 
-Pure: no I/O, and the clock is passed in. Below it, `tombstones.py` remembers who is gone; above it, `service.py` puts
-it on gRPC and `prober.py` tells it who is healthy.
+Pure: no I/O, and the clock is passed in. Below it, `tombstones.py` remembers who is gone and `watches.py` tells who
+watches; above it, `service.py` puts it on gRPC and `prober.py` tells it who is healthy.
 
 How one instance lives here:
 
@@ -11,24 +11,22 @@ How one instance lives here:
                       |
                       `--revoke (seq)--> gone, remembered as a tombstone: neither that seq nor a lower one comes back
 
-Every visible change gets the next version and one entry in a bounded log. A watch is a position in that log, so a
-change costs the same for one watcher as for thousands, and a watcher that falls behind the log is cut off.
+Every visible change gets the next version and is told to the watches that it concerns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 
-from aixgo.errors import LimitExceeded, Unavailable, WrongState
-from aixgo.runtime.instance import Instance, InstanceState
+from aixgo.errors import LimitExceeded, WrongState
+from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
 
 from aixgo_controlplane.tombstones import Tombstones
+from aixgo_controlplane.watches import Change, Watch, Watches
 
 DEFAULT_LEASE = 10.0
 """Seconds that a lease lasts when the instance does not ask for another length."""
@@ -41,12 +39,12 @@ MAX_LEASE = 300.0
 @dataclass(frozen=True, slots=True)
 class RegistryLimits:
     """What bounds a registry's memory. `instances` are listed ones, `tombstones` those remembered after they are gone,
-    and `log` is how many changes a watcher may fall behind.
+    and `behind` is how many changes may wait for a watcher.
     """
 
     instances: int = 100_000
     tombstones: int = 100_000
-    log: int = 65_536
+    behind: int = 65_536
 
 
 DEFAULT_LIMITS = RegistryLimits()
@@ -63,15 +61,6 @@ class Lease:
     healthy: bool = True
     due: float = field(default=0.0, repr=False)
     """When the one valid entry of the expiry heap comes up; never later than `expires`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One entry of the log: what an instance was, what it is, or how it went."""
-
-    before: Instance | None
-    after: Instance | None
-    removal: Removal | None
 
 
 class Registry:
@@ -102,9 +91,8 @@ class Registry:
         self._heap: list[tuple[float, int, Lease]] = []
         self._ties = count()
         self._tombstones = Tombstones(limits.tombstones)
-        self._log: deque[Change] = deque(maxlen=limits.log)
-        self._changed = asyncio.Event()
-        self._closed = False
+        self._watches = Watches()
+        self._catalogue: tuple[AgentInfo, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -185,7 +173,9 @@ class Registry:
         if lease is None or lease.announced.address != address or lease.healthy == healthy:
             return False
         lease.healthy = healthy
-        return self._list(lease, lease.announced)
+        change = self._relisted(lease)
+        self._publish(change)
+        return change is not None
 
     def get(self, instance_id: str) -> Instance | None:
         """The instance as it has announced itself; None when it is not listed."""
@@ -197,44 +187,47 @@ class Registry:
         return tuple(lease.listed for lease in self._by_agent.get(agent, {}).values())
 
     def list(self) -> tuple[Instance, ...]:
-        """All instances, in any state."""
-        return tuple(lease.listed for lease in self._leases.values())
+        """All instances, in any state; may be asked for from another thread."""
+        return tuple(lease.listed for lease in tuple(self._leases.values()))
 
-    def watch(self, agents: Collection[str] = ()) -> Watch:
-        """Everything now, then every change, of the instances that serve one of `agents` (empty: of all)."""
-        return Watch(self, frozenset(agents))
+    def watch(self, agents: Collection[str] = (), *, by_name: bool = False) -> Watch:
+        """Everything now, then every change, of the instances that serve one of `agents`.
 
-    def snapshot(self) -> Update:
-        """Everything now."""
-        gone = self._tombstones.deregistered()
-        return Update(self.epoch, self.version, True, self.list(), gone, self._longest_lease)
+        Empty `agents` stand for all; with `by_name` for none, and the watch tells which agents there are.
+        """
+        return Watch(self, self._watches, frozenset(agents), by_name=by_name, limit=self._limits.behind)
 
-    def changes_since(self, version: int) -> Iterator[Change]:
-        """The log after `version`. Raises LimitExceeded when it no longer reaches back so far."""
-        behind = self.version - version
-        if behind > len(self._log):
-            raise LimitExceeded(
-                f"the watcher is {behind} changes behind and {self._limits.log} are kept; watch anew, and read faster",
-                fields={"behind": behind},
-            )
-        return reversed(list(islice(reversed(self._log), behind)))
+    def snapshot(self, agents: frozenset[str] = frozenset(), *, by_name: bool = False) -> Update:
+        """Everything that a watch with these parameters sees now."""
+        if agents or by_name:
+            leases = {key: lease for name in agents for key, lease in self._by_agent.get(name, {}).items()}
+            changed = tuple(lease.listed for lease in leases.values())
+        else:
+            changed = self.list()
+        gone = self._tombstones.deregistered(agents if agents or by_name else None)
+        catalogue = self.catalogue() if by_name else ()
+        return Update(self.epoch, self.version, True, changed, gone, self._longest_lease, catalogue)
+
+    def catalogue(self) -> tuple[AgentInfo, ...]:
+        """Every agent that is served, as one of its instances describes it; the same object until some come or end."""
+        if self._catalogue is None:
+            self._catalogue = tuple(info for name in self._by_agent if (info := self.described(name)) is not None)
+        return self._catalogue
+
+    def described(self, name: str) -> AgentInfo | None:
+        """An agent as one of its instances describes it; None when nobody serves it."""
+        for lease in self._by_agent.get(name, {}).values():
+            return lease.announced.by_name[name]
+        return None
 
     @property
     def longest_lease(self) -> float:
         """The longest lease granted so far, in seconds; at least the default."""
         return self._longest_lease
 
-    async def changed(self, version: int) -> None:
-        """Return when there is a version above `version`. Raises Unavailable when the registry is closed."""
-        while self.version <= version:
-            if self._closed:
-                raise Unavailable("the control plane is stopping; watch again")
-            await self._changed.wait()
-
     def close(self) -> None:
         """End every watch, once it has seen all changes."""
-        self._closed = True
-        self._wake()
+        self._watches.close()
 
     def _now(self) -> float:
         return self._clock() - self._forgiven
@@ -260,119 +253,66 @@ class Registry:
         lease = Lease(instance, instance, seconds, now + seconds)
         self.registrations += 1
         self._leases[instance.instance_id] = lease
-        self._index(lease)
-        self._publish(None, instance, None)
+        came = self._index(lease)
+        self._publish(Change(None, instance, None), came)
         return lease
 
     def _replace(self, lease: Lease, instance: Instance) -> None:
         if instance.address != lease.announced.address:
             lease.healthy = True
-        self._unindex(lease)
-        self._list(lease, instance)
-        self._index(lease)
+        ended = self._unindex(lease)
+        lease.announced = instance
+        came = self._index(lease)
+        self._publish(self._relisted(lease), came ^ ended)
 
-    def _list(self, lease: Lease, announced: Instance) -> bool:
-        before = lease.listed
+    def _relisted(self, lease: Lease) -> Change | None:
+        """List a lease as its announcement and its health say; None when that changes nothing."""
+        before, announced = lease.listed, lease.announced
         hidden = not lease.healthy and announced.state is InstanceState.READY
-        lease.announced = announced
         lease.listed = announced.with_state(InstanceState.NOT_READY) if hidden else announced
-        if lease.listed == before:
-            return False
-        self._publish(before, lease.listed, None)
-        return True
+        return None if lease.listed == before else Change(before, lease.listed, None)
 
     def _bury(self, removal: Removal, lease: Lease | None) -> None:
+        ended = set[str]()
         if lease is not None:
             del self._leases[removal.instance_id]
-            self._unindex(lease)
-        self._tombstones.bury(removal, self._now())
-        self._publish(lease.listed if lease is not None else None, None, removal)
+            ended = self._unindex(lease)
+        listed = lease.listed if lease is not None else None
+        self._tombstones.bury(removal, self._now(), frozenset(listed.by_name) if listed is not None else None)
+        self._publish(Change(listed, None, removal), ended)
 
-    def _index(self, lease: Lease) -> None:
-        for agent in lease.announced.agents:
-            self._by_agent.setdefault(agent.name, {})[lease.announced.instance_id] = lease
+    def _index(self, lease: Lease) -> set[str]:
+        """Find a lease by its agents; the names that nobody served before."""
+        came = set[str]()
+        for name in lease.announced.by_name:
+            served = self._by_agent.get(name)
+            if served is None:
+                served = self._by_agent[name] = {}
+                came.add(name)
+            served[lease.announced.instance_id] = lease
+        return came
 
-    def _unindex(self, lease: Lease) -> None:
-        for agent in lease.announced.agents:
-            served = self._by_agent[agent.name]
+    def _unindex(self, lease: Lease) -> set[str]:
+        """Undo `_index`; the names that nobody serves any more."""
+        ended = set[str]()
+        for name in lease.announced.by_name:
+            served = self._by_agent[name]
             del served[lease.announced.instance_id]
             if not served:
-                del self._by_agent[agent.name]
+                del self._by_agent[name]
+                ended.add(name)
+        return ended
 
     def _schedule(self, lease: Lease) -> None:
         lease.due = lease.expires
         heapq.heappush(self._heap, (lease.due, next(self._ties), lease))
 
-    def _publish(self, before: Instance | None, after: Instance | None, removal: Removal | None) -> None:
-        self.version += 1
-        self._log.append(Change(before, after, removal))
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-class Watch:
-    """One watcher's place in a registry's log. The first update is a snapshot; changes that waited come as one."""
-
-    def __init__(self, registry: Registry, agents: frozenset[str]) -> None:
-        self._registry = registry
-        self._agents = agents
-        self._version: int | None = None
-
-    async def next(self) -> Update:
-        """Wait for the next update.
-
-        Raises LimitExceeded when the watcher has fallen behind the log, and Unavailable when the registry is closed.
-        """
-        while True:
-            update = self.take()
-            if update is not None:
-                return update
-            await self._registry.changed(self._version or 0)
-
-    def take(self) -> Update | None:
-        """The next update, or None when there is none yet. Raises LimitExceeded as `next` does."""
-        if self._version is None:
-            return self._snapshot()
-        if self._version == self._registry.version:
-            return None
-        changed: dict[str, Instance] = {}
-        removed: dict[str, Removal] = {}
-        for change in self._registry.changes_since(self._version):
-            self._fold(change, changed, removed)
-        self._version = self._registry.version
-        if not changed and not removed:
-            return None
-        return Update(
-            self._registry.epoch,
-            self._version,
-            False,
-            tuple(changed.values()),
-            tuple(removed.values()),
-            self._registry.longest_lease,
-        )
-
-    def _snapshot(self) -> Update:
-        update = self._registry.snapshot()
-        self._version = update.version
-        if not self._agents:
-            return update
-        changed = tuple(instance for instance in update.changed if self._sees(instance))
-        return Update(update.epoch, update.version, True, changed, update.removed, update.lease)
-
-    def _fold(self, change: Change, changed: dict[str, Instance], removed: dict[str, Removal]) -> None:
-        after, removal = change.after, change.removal
-        if after is not None and self._sees(after):
-            removed.pop(after.instance_id, None)
-            changed[after.instance_id] = after
+    def _publish(self, change: Change | None, names: Iterable[str] = ()) -> None:
+        """Tell a change, and the names that have come or ended with it."""
+        if change is None:
             return
-        if after is not None and change.before is not None and self._sees(change.before):
-            removal = Removal(after.instance_id, after.seq, expired=True)  # it no longer serves what is watched
-        if removal is not None:
-            changed.pop(removal.instance_id, None)
-            removed[removal.instance_id] = removal
-
-    def _sees(self, instance: Instance) -> bool:
-        return not self._agents or not self._agents.isdisjoint(instance.by_name)
+        self.version += 1
+        if names:
+            self._catalogue = None
+        self._watches.tell(change)
+        self._watches.tell_names(names)

@@ -15,13 +15,14 @@ from urllib.parse import unquote
 
 import grpc.aio
 from aixgo.errors import AixgoError, InvalidInput
-from aixgo.runtime.instance import Instance
+from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.updates import Update
 from aixgo.security.identity import Caller
 from aixgo.security.security import Security
+from aixgo.v1 import agent_pb2
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceServicer
-from aixgo.wire.instances import instance_to_proto, read_announcement, update_to_proto
+from aixgo.wire.instances import agent_to_proto, instance_to_proto, read_announcement, update_to_proto
 from aixgo.wire.status import abort
 
 from aixgo_controlplane.registry import Registry
@@ -114,9 +115,12 @@ class RegistryService(RegistryServiceServicer):
                 raise InvalidInput(
                     f"agents has {len(request.agents)} names; use at most {MAX_WATCHED_AGENTS}, or none for all"
                 )
-            watch = self._registry.watch(request.agents)
-            while True:
-                yield self._encoder.update(await watch.next())
+            watch = self._registry.watch(request.agents, by_name=request.by_name)
+            try:
+                while True:
+                    yield self._encoder.update(await watch.next())
+            finally:
+                watch.close()
         except AixgoError as error:
             await abort(context, error)
         finally:
@@ -142,6 +146,7 @@ class _Encoder:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._made: dict[str, tuple[Instance, pb.Instance]] = {}
+        self._catalogue: tuple[tuple[AgentInfo, ...], list[agent_pb2.AgentDescriptor]] = ((), [])
 
     def instance(self, instance: Instance) -> pb.Instance:
         known = self._made.get(instance.instance_id)
@@ -154,7 +159,13 @@ class _Encoder:
         return message
 
     def update(self, update: Update) -> pb.WatchResponse:
-        return update_to_proto(update, map(self.instance, update.changed))
+        described = self._described(update.agents) if update.snapshot else None
+        return update_to_proto(update, map(self.instance, update.changed), described)
+
+    def _described(self, catalogue: tuple[AgentInfo, ...]) -> list[agent_pb2.AgentDescriptor]:
+        if self._catalogue[0] is not catalogue and catalogue:
+            self._catalogue = (catalogue, [agent_to_proto(agent) for agent in catalogue])
+        return self._catalogue[1] if catalogue else []
 
 
 def located(instance: Instance, peer: str) -> Instance:

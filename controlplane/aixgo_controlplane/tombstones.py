@@ -15,10 +15,11 @@ TOMBSTONE_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """How an instance went, and when, in seconds of the registry's clock."""
+    """How an instance went, and when, in seconds of the registry's clock; which agents it served, if that is known."""
 
     removal: Removal
     at: float
+    agents: frozenset[str] | None = None
 
     def bars(self, seq: int) -> bool:
         """Whether a registration under `seq` comes too late: an expiry lets its own `seq` back in."""
@@ -37,10 +38,10 @@ class Tombstones:
         stone = self._stones.get(instance_id)
         return stone.removal.seq if stone is not None and stone.bars(seq) else None
 
-    def bury(self, removal: Removal, now: float) -> None:
+    def bury(self, removal: Removal, now: float, agents: frozenset[str] | None = None) -> None:
         """Remember a removal; the oldest one is forgotten when there are too many."""
         self.lift(removal.instance_id)
-        self._stones[removal.instance_id] = Tombstone(removal, now)
+        self._stones[removal.instance_id] = Tombstone(removal, now, agents)
         if len(self._stones) > self._limit:
             self.lift(next(iter(self._stones)))
 
@@ -56,6 +57,14 @@ class Tombstones:
                 return
             self.lift(oldest)
 
-    def deregistered(self) -> tuple[Removal, ...]:
-        """The removals that watchers must hear of: deregistrations, for an expiry is local to a control plane."""
-        return tuple(stone.removal for stone in self._stones.values() if not stone.removal.expired)
+    def deregistered(self, agents: frozenset[str] | None = None) -> tuple[Removal, ...]:
+        """The removals that watchers of `agents` (None: of all) must hear of.
+
+        These are deregistrations, for an expiry is local to a control plane; those of who knows whom concern everybody.
+        """
+        return tuple(
+            stone.removal
+            for stone in self._stones.values()
+            if not stone.removal.expired
+            and (agents is None or stone.agents is None or not agents.isdisjoint(stone.agents))
+        )

@@ -10,15 +10,17 @@ The rules
       drained comes back.
     * While a control plane cannot be reached, all that it said stays. When it comes back with a new epoch, what it
       said before stays for one lease more, unless it is announced anew or deregistered.
+    * A watch may be by name: then it tells the instances of some names, and which other names there are. Whether those
+      are served is said by the control planes that can be heard, or, while none can, by all that were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from aixgo.errors import InternalError
-from aixgo.runtime.instance import Instance
+from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.updates import Removal, Update
 
 FLOOR_SECONDS = 600.0
@@ -29,22 +31,32 @@ MAX_FLOORS = 100_000
 
 @dataclass(slots=True)
 class _View:
-    """What one control plane has said. `retained` is from before its present epoch, until `retained_until`."""
+    """What one control plane has said. What is retained is from before its present epoch, until `retained_until`."""
 
     epoch: str = ""
     lease: float = 0.0
     reachable: bool = True
     listed: dict[str, Instance] = field(default_factory=dict[str, Instance])
     retained: dict[str, Instance] = field(default_factory=dict[str, Instance])
+    catalogue: dict[str, AgentInfo] = field(default_factory=dict[str, AgentInfo])
+    retained_catalogue: dict[str, AgentInfo] = field(default_factory=dict[str, AgentInfo])
     retained_until: float = 0.0
+    asked: frozenset[str] = frozenset()
 
     def fading(self) -> bool:
         # Only while the control plane can be reached: else nobody could have registered with it anew.
-        return self.reachable and bool(self.retained)
+        return self.reachable and bool(self.retained or self.retained_catalogue)
 
     def holds(self) -> Iterator[Instance]:
         yield from self.listed.values()
         yield from self.retained.values()
+
+    def names(self) -> set[str]:
+        """The names that it knows and tells no instances of."""
+        return (self.catalogue.keys() | self.retained_catalogue.keys()) - self.asked
+
+    def describes(self, name: str) -> AgentInfo | None:
+        return self.catalogue.get(name) or self.retained_catalogue.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +96,32 @@ class Directory:
 
     def names(self) -> list[str]:
         """The names that at least one instance serves, sorted."""
-        return sorted(self._by_name)
+        return sorted(set(self._by_name).union(*(view.names() for view in self._witnesses())))
+
+    def described(self, name: str) -> AgentInfo | None:
+        """An agent as a control plane describes it of which only the name was watched; None when there is none."""
+        return next((info for view in self._witnesses() if (info := view.describes(name)) is not None), None)
 
     def all(self) -> tuple[Instance, ...]:
         """All instances, in any state."""
         return tuple(self._visible.values())
 
-    def apply(self, control_plane: str, update: Update) -> None:
-        """Merge what a control plane says. Raises InternalError for a change that does not follow a snapshot."""
+    def apply(self, control_plane: str, update: Update, asked: Collection[str] = ()) -> None:
+        """Merge what a control plane says. Raises InternalError for a change that does not follow a snapshot.
+
+        `asked` are the names that a watch by name tells the instances of; it counts with a snapshot.
+        """
         view = self._views.get(control_plane)
         if not update.snapshot and (view is None or update.epoch != view.epoch):
             raise InternalError(f"control plane {control_plane} sent a change of an epoch that it gave no snapshot of")
         if view is None:
             view = self._views[control_plane] = _View()
-        touched = self._take_snapshot(view, update) if update.snapshot else list[str]()
+        names_move = update.snapshot or update.agents or update.ended
+        named = view.names() if names_move else None
+        touched = list[str]()
+        if update.snapshot:
+            touched = self._take_snapshot(view, update)
+            view.asked = frozenset(asked)
         view.reachable = True
         view.lease = update.lease
         self._forget_floors(self._clock())
@@ -108,6 +132,9 @@ class Directory:
         for removal in update.removed:
             self._remove(view, removal)
             touched.append(removal.instance_id)
+        if named is not None:
+            self._describe(view, update)
+            self.version += view.names() != named
         self._settle(touched)
 
     def lost(self, control_plane: str) -> None:
@@ -129,6 +156,8 @@ class Directory:
             if view.fading() and view.retained_until <= now:
                 touched.extend(view.retained)
                 self._drop(view.retained)
+                self.version += bool(view.retained_catalogue)
+                view.retained_catalogue.clear()
         self._forget_floors(now)
         self._settle(touched)
 
@@ -139,13 +168,29 @@ class Directory:
             view.retained_until = self._clock() + max(view.lease, update.lease)
         if view.epoch != update.epoch:
             view.retained = dict(before)
+            view.retained_catalogue |= view.catalogue
             view.listed = {}
         else:
             told = {instance.instance_id for instance in update.changed}
             self._drop({key: instance for key, instance in view.listed.items() if key not in told})
             view.listed = {}
+        view.catalogue = {}
         view.epoch = update.epoch
         return list(before)
+
+    def _describe(self, view: _View, update: Update) -> None:
+        """Take over which agents there are."""
+        for name in update.ended:
+            view.catalogue.pop(name, None)
+        for info in update.agents:
+            view.catalogue[info.name] = info
+            view.retained_catalogue.pop(info.name, None)
+        self._known.update(info.name for info in update.agents)
+
+    def _witnesses(self) -> list[_View]:
+        """The control planes whose word on names counts."""
+        views = list(self._views.values())
+        return [view for view in views if view.reachable] or views
 
     def _remove(self, view: _View, removal: Removal) -> None:
         floor = removal.seq if removal.expired else removal.seq + 1

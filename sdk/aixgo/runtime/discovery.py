@@ -1,15 +1,20 @@
 """Hearing of instances: one watch on each control plane, opened again for as long as the process lives.
 
-Owns the watches and their channels. Below it lie `contact.py` and `directory.py`, which merges what is heard; above it
-the resolver, which reads the directory and waits here for changes. No call asks a control plane.
+Owns the watches, what they are for, and their channels. Below it lie `contact.py` and `directory.py`, which merges what
+is heard; above it the resolver, which reads the directory and waits here for changes. No call asks a control plane.
+
+A watch by name is told which agents there are, and the instances of those that are asked for. With a new name each
+watch is replaced by one that has it too: what is known stays, the snapshot of the new watch brings what the pause
+between the two held back, and names that come while it is on its way wait for it and share the next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from random import Random
 from time import monotonic
+from typing import TypeAlias
 
 import grpc.aio
 
@@ -22,19 +27,25 @@ from aixgo.wire.instances import update_from_proto
 
 LONGEST_PAUSE = 2.0
 """Seconds between attempts to open a watch, at most."""
+MAX_NAMES = 1_000
+"""Names of one watch; who asks for more hears of all."""
+
+WatchCall: TypeAlias = "grpc.aio.UnaryStreamCall[registry_pb2.WatchRequest, registry_pb2.WatchResponse]"
 
 
 class Discovery:
     """Keeps a directory up to date from the control planes at `control_planes` (host:port each).
 
-    An unreachable control plane is one warning in the log; the directory keeps what is known. `clock` is the one of
-    the directory, in seconds; `dial`, `sleep` and `random` (0 to 1) are for tests.
+    An unreachable control plane is one warning in the log; the directory keeps what is known. `by_name` asks only for
+    the instances of the names that are followed, else for all. `clock` is the one of the directory, in seconds; `dial`,
+    `sleep` and `random` (0 to 1) are for tests.
     """
 
     def __init__(
         self,
         control_planes: Sequence[str],
         *,
+        by_name: bool = False,
         directory: Directory | None = None,
         clock: Callable[[], float] = monotonic,
         dial: Callable[[str], grpc.aio.Channel] = open_channel,
@@ -52,6 +63,8 @@ class Discovery:
         self._changed = asyncio.Event()
         self._closed = False
         self._unheard: set[str] = set()
+        self._followed: set[str] | None = set() if by_name else None
+        self._asked_for_more = asyncio.Event()
 
     async def open(self) -> None:
         """Start watching; returns at once. Raises WrongState when it was opened before."""
@@ -71,6 +84,25 @@ class Discovery:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._wake()
+
+    def follow(self, names: Iterable[str]) -> None:
+        """Ask for the instances of these agents from now on; returns at once."""
+        if self._followed is None:
+            return
+        new = set(names).difference(self._followed)
+        if not new:
+            return
+        if len(self._followed) + len(new) > MAX_NAMES:
+            self.follow_all()
+            return
+        self._followed |= new
+        self._ask_for_more()
+
+    def follow_all(self) -> None:
+        """Ask for all instances from now on; returns at once."""
+        if self._followed is not None:
+            self._followed = None
+            self._ask_for_more()
 
     async def changed(self, since: int) -> None:
         """Return when the directory's version is above `since`. Raises WrongState when discovery is closed."""
@@ -108,15 +140,33 @@ class Discovery:
                 await self._sleep(contact.lost(reason))
 
     async def _watch(self, stub: RegistryServiceStub, contact: Contact) -> None:
-        call = stub.Watch(registry_pb2.WatchRequest())
-        try:
-            async for response in call:
-                self.directory.apply(contact.address, update_from_proto(response))
-                contact.made()
-                self._unheard.discard(contact.address)
-                self._wake()
-        finally:
-            call.cancel()
+        """Hear a control plane until it ends the watch; whenever more is asked for, through a new one."""
+        while True:
+            names, more, heard = tuple(self._followed or ()), self._asked_for_more, asyncio.Event()
+            call = stub.Watch(registry_pb2.WatchRequest(agents=names, by_name=self._followed is not None))
+            hearing = asyncio.create_task(self._hear(call, contact, names, heard))
+            asked = asyncio.create_task(_both(heard, more))  # not before its snapshot, so that names come together
+            try:
+                await asyncio.wait({hearing, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if hearing.done():
+                    return hearing.result()
+            finally:
+                call.cancel()
+                hearing.cancel()
+                asked.cancel()
+                await asyncio.gather(hearing, asked, return_exceptions=True)
+
+    async def _hear(self, call: WatchCall, contact: Contact, names: tuple[str, ...], heard: asyncio.Event) -> None:
+        async for response in call:
+            self.directory.apply(contact.address, update_from_proto(response), names)
+            contact.made()
+            heard.set()
+            self._unheard.discard(contact.address)
+            self._wake()
+
+    def _ask_for_more(self) -> None:
+        self._asked_for_more.set()
+        self._asked_for_more = asyncio.Event()
 
     async def _next_event(self) -> None:
         if self._closed:
@@ -136,3 +186,8 @@ class Discovery:
     def _tick(self) -> None:
         self.directory.tick()
         self._wake()
+
+
+async def _both(first: asyncio.Event, second: asyncio.Event) -> None:
+    await first.wait()
+    await second.wait()

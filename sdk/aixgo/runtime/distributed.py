@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from functools import partial
 
-from aixgo.agent import Agent
+from aixgo.agent import Agent, pattern_of
 from aixgo.call import MAX_DEPTH, CallState
 from aixgo.errors import AixgoError, WrongState
 from aixgo.events import Event
@@ -69,7 +69,7 @@ class DistributedRuntime(BaseRuntime):
             max_message_bytes=max_message_bytes,
         )
         dial = partial(open_channel, security=security)
-        self._discovery = Discovery(control_plane, dial=dial) if control_plane else None
+        self._discovery = Discovery(control_plane, by_name=True, dial=dial) if control_plane else None
         self._channels = ChannelPool(max_message_bytes=max_message_bytes + 64 * 1024, security=security)
         self._transport = PlainTransport(self._channels)
         self._hosts = Hosts(resolve=resolve, describe=self._agents_at)
@@ -96,12 +96,16 @@ class DistributedRuntime(BaseRuntime):
         return self._remote
 
     def instances(self) -> Sequence[Instance]:
-        """The instances of other processes that are known now, ready or not."""
+        """The instances of other processes that are known now, ready or not.
+
+        They are those of the agents that this process calls; from the first question on, those of all agents.
+        """
+        self._resolver.use_all()
         return self._resolver.all()
 
     def readings(self) -> Iterable[Reading]:
         yield from super().readings()
-        states = Counter(instance.state.name.lower() for instance in self.instances())
+        states = Counter(instance.state.name.lower() for instance in self._resolver.all())
         for state in InstanceState:
             name = state.name.lower()
             yield "aixgo.instances", states[name], {"aixgo.instance.state": name}
@@ -131,6 +135,8 @@ class DistributedRuntime(BaseRuntime):
 
     async def _opened(self) -> None:
         self._entered = True
+        members = {name for agent in self.own_agents.values() for name in pattern_of(agent)[1]}
+        self._resolver.use(members.difference(self.own_agents))
         if self._discovery is not None:
             await self._discovery.open()
         await self._begin_to_ask(self._resolver.fixed_names())

@@ -8,7 +8,7 @@ control plane.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aixgo.errors import AgentNotFound
@@ -16,9 +16,16 @@ from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.dns import ANY_NAME, Hosts, Target
 from aixgo.runtime.instance import AgentInfo, Instance
 
+EARLY_NAMES = 100
+"""Names that may be asked for before a control plane has said which there are."""
+
 
 class Resolver:
-    """Instances by name. `discovery` is None when there is no control plane; `hosts` looks up host names."""
+    """Instances by name. `discovery` is None when there is no control plane; `hosts` looks up host names.
+
+    Where discovery is by name, the instances of a name are asked for when it is first used. One that nobody knows is
+    not asked for, so callers cannot make a process follow what they invent.
+    """
 
     def __init__(self, discovery: Discovery | None, hosts: Hosts | None = None) -> None:
         self._discovery = discovery
@@ -26,6 +33,7 @@ class Resolver:
         self._hosts.changed = self.touch
         self._fixed: dict[str, tuple[Instance, ...]] = {}
         self._changed = asyncio.Event()
+        self._used: set[str] = set()
 
     def connect(self, name: str, address: str) -> None:
         """Resolve `name` to `address`, whatever the control planes say. Raises ConfigError for what is no address.
@@ -58,13 +66,27 @@ class Resolver:
         if fixed is not None:
             self._fixed[name] = (Instance(fixed[0].instance_id, fixed[0].address, 0, (info,)),)
 
+    def use(self, names: Iterable[str]) -> None:
+        """Ask for the instances of agents that will be called; returns at once."""
+        names = set(names)
+        self._used |= names
+        if self._discovery is not None:
+            self._discovery.follow(names)
+
+    def use_all(self) -> None:
+        """Ask for the instances of all agents; returns at once."""
+        if self._discovery is not None:
+            self._discovery.follow_all()
+
     def instances(self, name: str) -> Sequence[Instance]:
         """The instances that are known now, ready or not."""
         fixed = self._fixed.get(name)
         if fixed is not None:
             return fixed
-        if self._heard_of(name) and not self._hosts.named(name):
-            return self._discovery.directory.instances(name) if self._discovery is not None else ()
+        if self._discovery is not None and self._heard_of(name) and not self._hosts.named(name):
+            if name not in self._used:
+                self.use((name,))
+            return self._discovery.directory.instances(name)
         return self._hosts.instances(name)
 
     def known(self, name: str) -> bool:
@@ -78,6 +100,8 @@ class Resolver:
 
         Raises AgentNotFound or Unavailable for a name that is looked up and cannot be found.
         """
+        if not self.heard and len(self._used) < EARLY_NAMES:
+            self.use((name,))  # it may well be there, and the first snapshot then has its instances
         heard = self._hosts.named(name) or await self.first_snapshot(timeout)
         if not self.known(name) and self._hosts.covers(name):
             await self._hosts.find(name, timeout)
@@ -87,6 +111,8 @@ class Resolver:
     def info(self, name: str) -> AgentInfo | None:
         """What is known of the agent; None when it is not known where it could be."""
         listed = next((i.by_name[name] for i in self.instances(name) if name in i.by_name), None)
+        if listed is None and self._discovery is not None and not self._hosts.named(name):
+            listed = self._discovery.directory.described(name)
         return listed or self._hosts.info(name)
 
     def suspect(self, instance: Instance) -> None:

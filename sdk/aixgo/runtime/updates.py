@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aixgo.runtime.instance import Instance
+from aixgo.runtime.instance import AgentInfo, Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Update:
     """One step of a control plane's state: everything (`snapshot`), or what has changed.
 
     `epoch` names one life of the control plane, within which `version` grows; `lease` is the longest lease that it has
-    granted, in seconds. A snapshot's `removed` are the deregistrations that the control plane still remembers.
+    granted, in seconds. A snapshot's `removed` are the deregistrations that the control plane still remembers. In a
+    watch by name, `agents` have come (in a snapshot: all there are) and `ended` are served by nobody any more.
     """
 
     epoch: str
@@ -34,3 +35,5 @@ class Update:
     changed: tuple[Instance, ...]
     removed: tuple[Removal, ...]
     lease: float
+    agents: tuple[AgentInfo, ...] = ()
+    ended: tuple[str, ...] = ()

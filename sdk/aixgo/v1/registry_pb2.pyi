@@ -400,6 +400,11 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENTS_FIELD_NUMBER: _builtins.int
+    BY_NAME_FIELD_NUMBER: _builtins.int
+    by_name: _builtins.bool
+    """True: empty `agents` stand for none, and of every agent of the mesh there is a description (WatchResponse.agents),
+    so that a caller can tell which names there are while it hears of the instances of a few.
+    """
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only instances that serve one of these agents; empty: all."""
@@ -408,10 +413,11 @@ class WatchRequest(_message.Message):
         self,
         *,
         agents: _abc.Iterable[_builtins.str] | None = ...,
+        by_name: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "by_name", b"by_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,6 +435,8 @@ class WatchResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    ENDED_AGENTS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.str
     """Names this life of the control plane. When it is new, the control plane knows only who has registered again
     since: keep older entries for one lease.
@@ -447,6 +455,14 @@ class WatchResponse(_message.Message):
     def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemovedInstance]:
         """Instances that are gone."""
 
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.AgentDescriptor]:
+        """With `by_name`: the agents that have come, each described by one of its instances; in a snapshot, all there are."""
+
+    @_builtins.property
+    def ended_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With `by_name`: the names of agents that no instance serves any more."""
+
     def __init__(
         self,
         *,
@@ -456,10 +472,12 @@ class WatchResponse(_message.Message):
         changed: _abc.Iterable[Global___Instance] | None = ...,
         removed: _abc.Iterable[Global___RemovedInstance] | None = ...,
         lease_ms: _builtins.int = ...,
+        agents: _abc.Iterable[_agent_pb2.AgentDescriptor] | None = ...,
+        ended_agents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "epoch", b"epoch", "lease_ms", b"lease_ms", "removed", b"removed", "snapshot", b"snapshot", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "changed", b"changed", "ended_agents", b"ended_agents", "epoch", b"epoch", "lease_ms", b"lease_ms", "removed", b"removed", "snapshot", b"snapshot", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

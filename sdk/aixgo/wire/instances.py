@@ -78,11 +78,17 @@ def instance_from_proto(instance: registry_pb2.Instance) -> Instance:
 
 
 def update_to_proto(
-    update: Update, encoded: Iterable[registry_pb2.Instance] | None = None
+    update: Update,
+    encoded: Iterable[registry_pb2.Instance] | None = None,
+    described: Iterable[agent_pb2.AgentDescriptor] | None = None,
 ) -> registry_pb2.WatchResponse:
-    """A control plane's update as a message; `encoded` are its changed instances when they stand ready."""
+    """A control plane's update as a message; `encoded` and `described` are its changed instances and its agents when
+    they stand ready.
+    """
     if encoded is None:
         encoded = map(instance_to_proto, update.changed)
+    if described is None:
+        described = map(agent_to_proto, update.agents)
     return registry_pb2.WatchResponse(
         epoch=update.epoch,
         version=update.version,
@@ -93,6 +99,8 @@ def update_to_proto(
             for gone in update.removed
         ],
         lease_ms=round(update.lease * 1000),
+        agents=described,
+        ended_agents=update.ended,
     )
 
 
@@ -105,6 +113,8 @@ def update_from_proto(response: registry_pb2.WatchResponse) -> Update:
         tuple(map(instance_from_proto, response.changed)),
         tuple(Removal(gone.instance_id, gone.seq, gone.expired) for gone in response.removed),
         response.lease_ms / 1000,
+        tuple(map(agent_from_proto, response.agents)),
+        tuple(response.ended_agents),
     )
 
 

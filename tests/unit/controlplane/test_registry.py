@@ -264,7 +264,7 @@ def test_a_watch_of_some_agents_sees_only_their_instances(registry: Registry):
 
 
 def test_a_watcher_that_falls_behind_the_log_is_cut_off(clock: Clock):
-    registry = Registry("e", clock, limits=RegistryLimits(log=3))
+    registry = Registry("e", clock, limits=RegistryLimits(behind=3))
     watch = registry.watch()
     watch.take()
     for seq in range(1, 4):
@@ -298,7 +298,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.registry = Registry("e", self.clock, limits=RegistryLimits(log=8))
+        self.registry = Registry("e", self.clock, limits=RegistryLimits(behind=8))
         self.grants: dict[str, tuple[Instance, float, float]] = {}
         self.barred: dict[str, int] = {}
         self.watch = self.registry.watch()

@@ -28,7 +28,7 @@ def instance(key="a", seq=1, address="h:1", agents=("echo",)) -> Instance:
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry("epoch-1", lambda: 0.0, limits=RegistryLimits(log=4))
+    return Registry("epoch-1", lambda: 0.0, limits=RegistryLimits(behind=4))
 
 
 @pytest.fixture
