@@ -1,0 +1,329 @@
+"""Attacks by RPCs: requests that no honest caller sends, written with raw serializers where the stubs would refuse.
+
+Each is one try on an open channel. What it may end with is a typed status, or an answer where the input was harmless
+after all. Below: `outcomes.py`; above: `hostile.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import registry_pb2 as registry
+from aixgo.v1 import types_pb2 as types
+
+from tests.chaos.outcomes import Outcomes
+
+AGENT, REGISTRY, HEALTH = "/aixgo.v1.AgentService/", "/aixgo.v1.RegistryService/", "/grpc.health.v1.Health/"
+HANG = 60.0
+"""Seconds after which an RPC that has not ended hangs."""
+HELD = 1.0
+"""Seconds that a stream is left unread."""
+
+Attack = Callable[[grpc.aio.Channel, random.Random, Outcomes], Awaitable[None]]
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+def call(agent: str = "shout", **fields: Any) -> bytes:
+    """An ExecuteRequest with a text, and these fields."""
+    fields.setdefault("message", types.Message(text="x"))
+    return pb.ExecuteRequest(agent=agent, **fields).SerializeToString()
+
+
+def context(**fields: Any) -> types.CallContext:
+    """What a call claims to inherit."""
+    return types.CallContext(**fields)
+
+
+async def unary(
+    channel: grpc.aio.Channel,
+    outcomes: Outcomes,
+    method: str,
+    request: bytes,
+    *,
+    metadata: Metadata = (),
+    timeout: float | None = HANG,
+) -> None:
+    """Send one request, and note how its RPC ends."""
+    made: Any = channel
+    try:
+        async with asyncio.timeout(HANG + 10):
+            await made.unary_unary(method)(request, timeout=timeout, metadata=metadata)
+        outcomes.note("answered")
+    except grpc.aio.AioRpcError as error:
+        outcomes.refused(error)
+    except TimeoutError:
+        outcomes.wrong("hangs")
+
+
+async def unread(channel: grpc.aio.Channel, outcomes: Outcomes, method: str, request: bytes) -> None:
+    """Ask for a stream, read nothing of it for a while, and go."""
+    made: Any = channel
+    stream = made.unary_stream(method)(request, timeout=HANG)
+    await asyncio.sleep(HELD)
+    stream.cancel()
+    outcomes.note("left unread")
+
+
+async def frames(
+    channel: grpc.aio.Channel,
+    outcomes: Outcomes,
+    *requests: bytes,
+    metadata: Metadata = (),
+    reads: bool = True,
+) -> None:
+    """Open a session, send these requests, and note how the session ends, or that it goes on."""
+    made: Any = channel
+    stream = made.stream_stream(AGENT + "Session", None, pb.SessionResponse.FromString)(metadata=metadata)
+    try:
+        async with asyncio.timeout(HELD if not reads else 10.0):
+            for request in requests:
+                await stream.write(request)
+            while reads:
+                answer = await stream.read()
+                if answer is grpc.aio.EOF:
+                    outcomes.note("ended")
+                    return
+                if any(frame.call == 0 and frame.HasField("error") for frame in answer.frames):
+                    outcomes.note("session ended with an error frame")
+                    return
+                if reads and all(frame.HasField("error") for frame in answer.frames):
+                    outcomes.note("calls ended with error frames")
+                    return
+            await asyncio.Event().wait()
+    except grpc.aio.AioRpcError as error:
+        outcomes.refused(error)
+    except asyncio.InvalidStateError:
+        outcomes.note("ended")
+    except TimeoutError:
+        outcomes.note("goes on" if reads else "left unread")
+    finally:
+        stream.cancel()
+
+
+def session(*sent: pb.Frame) -> bytes:
+    """Frames of one message."""
+    return pb.SessionRequest(frames=sent).SerializeToString()
+
+
+def opening(number: int, agent: str = "shout", **fields: Any) -> pb.Frame:
+    """A frame that opens a call."""
+    return pb.Frame(call=number, open=pb.OpenFrame(agent=agent, message=types.Message(text="x"), **fields))
+
+
+def on_execute(make: Callable[[random.Random], bytes]) -> Attack:
+    """An attack that sends one request to Execute."""
+
+    async def attack(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+        await unary(channel, outcomes, AGENT + "Execute", make(rng))
+
+    return attack
+
+
+def on_session(make: Callable[[random.Random], Sequence[bytes]], **options: Any) -> Attack:
+    """An attack that sends messages over one session."""
+
+    async def attack(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+        await frames(channel, outcomes, *make(rng), **options)
+
+    return attack
+
+
+def on(method: str, make: Callable[[random.Random], bytes], *, reads: bool = True) -> Attack:
+    """An attack that sends one request to any method."""
+
+    async def attack(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+        await (unary if reads else unread)(channel, outcomes, method, make(rng))
+
+    return attack
+
+
+def _undecodable(rng: random.Random) -> bytes:
+    return b"\xff" + rng.randbytes(rng.randrange(1, 2_000))
+
+
+def _mutated(rng: random.Random) -> bytes:
+    whole = bytearray(call(context=context(call_id="c", depth=1, agent_path=["a"], timeout_ms=5_000)))
+    for _ in range(rng.randrange(1, 6)):
+        whole[rng.randrange(len(whole))] = rng.randrange(256)
+    return bytes(whole)
+
+
+def _metadata(size: int, count: int) -> Attack:
+    async def attack(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+        flood = [(f"x-{number}-{rng.randrange(10**6)}", "v" * size) for number in range(count)]
+        await unary(channel, outcomes, AGENT + "Execute", call(), metadata=flood)
+
+    return attack
+
+
+async def _deadline_in_the_past(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+    await unary(channel, outcomes, AGENT + "Execute", call("slow"), timeout=-rng.random())
+
+
+async def _no_bytes_taken(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+    least = (("aixgo-max-message-bytes", str(rng.choice([0, 1, 100]))),)
+    await frames(channel, outcomes, session(opening(1)), metadata=least)
+
+
+def _name(rng: random.Random) -> str:
+    return f"nobody-{rng.randrange(10**12)}"
+
+
+def _json(data: bytes) -> types.Message:
+    return types.Message(json=data)
+
+
+AGENTS: dict[str, Attack] = {
+    "undecodable request": on_execute(_undecodable),
+    "undecodable stream request": on(AGENT + "ExecuteStream", _undecodable),
+    "undecodable letter": on(AGENT + "Deliver", _undecodable),
+    "undecodable cancel": on(AGENT + "Cancel", _undecodable),
+    "mutated request": on_execute(_mutated),
+    "invalid UTF-8 name": on_execute(lambda _: b"\x0a\x03\xff\xfe\xfd"),
+    "message of 6 MiB": on_execute(lambda _: call(message=types.Message(data=b"x" * (6 << 20)))),
+    "100,000 brackets of JSON": on_execute(lambda _: call(message=_json(b"[" * 100_000 + b"]" * 100_000))),
+    "1,000 brackets of JSON": on_execute(lambda _: call(message=_json(b"[" * 1_000 + b"]" * 1_000))),
+    "broken JSON": on_execute(lambda rng: call(message=_json(rng.randbytes(500)))),
+    "metadata no object": on_execute(lambda _: call(message=types.Message(text="x", metadata=b"[1]"))),
+    "1,000 headers": _metadata(10, 1_000),
+    "headers of 200 KiB": _metadata(10_000, 20),
+    "deadline of 292 million years": on_execute(lambda _: call(context=context(timeout_ms=2**63 - 1))),
+    "negative timeout": on_execute(lambda _: call(context=context(timeout_ms=-(2**63)))),
+    "deadline in the past": _deadline_in_the_past,
+    "depth of 2**32 - 1": on_execute(lambda _: call(context=context(depth=2**32 - 1))),
+    "path of 10,000 names": on_execute(lambda _: call(context=context(agent_path=["a" * 50] * 10_000))),
+    "path of 2,000,000 names": on_execute(lambda _: call(context=context(agent_path=[""] * 2_000_000))),
+    "call id of 1 MiB": on_execute(lambda rng: call(context=context(call_id=f"{rng.random()}" + "i" * (1 << 20)))),
+    "session id of 1 MiB": on_execute(
+        lambda rng: call(context=context(session_id=f"{rng.random()}" + "i" * (1 << 20)))
+    ),
+    "message id of 1 MiB": on_execute(lambda _: call(message=types.Message(text="x", id="i" * (1 << 20)))),
+    "trace context of 1 MiB": on_execute(lambda _: call(context=context(traceparent="00-1", baggage="b" * (1 << 20)))),
+    "name of 1 MiB": on_execute(lambda _: call("n" * (1 << 20))),
+    "names that nobody has": on_execute(lambda rng: call(_name(rng))),
+    "grant of 1e-999999 USD": on_execute(lambda _: call(context=context(grant=types.Grant(cost_usd="1e-999999")))),
+    "grant of NaN USD": on_execute(lambda _: call(context=context(grant=types.Grant(cost_usd="NaN")))),
+    "grant below nothing": on_execute(lambda _: call(context=context(grant=types.Grant(tokens=-5)))),
+    "method that nobody serves": on(AGENT + "Explode", _undecodable),
+    "cancel of what is not mine": on(
+        AGENT + "Cancel", lambda rng: pb.CancelRequest(call_id=_name(rng)).SerializeToString()
+    ),
+    "letters that nobody reads": on(
+        AGENT + "Deliver",
+        lambda rng: pb.DeliverRequest(
+            agent="shout", message=types.Message(data=rng.randbytes(50_000))
+        ).SerializeToString(),
+    ),
+    "endless stream, unread": on(
+        AGENT + "ExecuteStream",
+        lambda _: pb.ExecuteStreamRequest(agent="endless", message=types.Message(text="x")).SerializeToString(),
+        reads=False,
+    ),
+    "session: undecodable": on_session(lambda rng: [_undecodable(rng)]),
+    "session: number used twice": on_session(lambda _: [session(opening(2)), session(opening(2), opening(1))]),
+    "session: credit for nobody": on_session(
+        lambda rng: [session(pb.Frame(call=rng.randrange(1, 2**64), credit=pb.CreditFrame(events=1)))]
+    ),
+    "session: credit flood": on_session(
+        lambda _: [
+            session(
+                opening(1, "endless", stream=True, credit=1),
+                *[pb.Frame(call=1, credit=pb.CreditFrame(events=2**20))] * 10,
+            )
+        ]
+    ),
+    "session: cancel for nobody": on_session(lambda _: [session(pb.Frame(call=7, cancel=pb.CancelFrame()))]),
+    "session: a callee's frame": on_session(lambda _: [session(pb.Frame(call=1, event=types.Event()))]),
+    "session: unknown frames": on_session(lambda _: [b"\x0a\x04\xfa\x01\x01x", b"\x7a\x01x", session(pb.Frame())]),
+    "session: 2,000,000 empty frames": on_session(lambda _: [b"\x0a\x00" * 2_000_000]),
+    "session: calls by the thousand": on_session(
+        lambda _: [session(*[opening(number, "shout") for number in range(1, 3_001)])]
+    ),
+    "session: endless streams, unread": on_session(
+        lambda _: [session(*[opening(n, "endless", stream=True, credit=2**20) for n in range(1, 21)])], reads=False
+    ),
+    "session: takes no bytes": _no_bytes_taken,
+}
+
+
+def _instance(rng: random.Random, **fields: Any) -> bytes:
+    fields.setdefault("instance_id", f"forged-{rng.randrange(40)}")
+    fields.setdefault("address", "127.0.0.1:9")
+    fields.setdefault("seq", rng.randrange(1, 2**32))
+    fields.setdefault("agents", [pb.AgentDescriptor(name=f"forged-{rng.randrange(50)}")])
+    return registry.RegisterRequest(instance=registry.Instance(**fields), lease_ms=1_000).SerializeToString()
+
+
+def _large_instance(rng: random.Random) -> bytes:
+    members = ["m" * 250] * 900
+    agents = [pb.AgentDescriptor(name=f"large-{number}", agents=members) for number in range(16)]
+    return _instance(rng, instance_id="large", seq=rng.randrange(2**40), agents=agents)
+
+
+async def _renewals(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
+    made: Any = channel
+    stream = made.stream_stream(REGISTRY + "Renew")()
+    try:
+        async with asyncio.timeout(HANG):
+            await stream.write(_undecodable(rng))
+            await stream.read()
+        outcomes.note("ended" if stream.done() else "answered")
+        code = await stream.code()
+        if code is not grpc.StatusCode.OK:
+            outcomes.tries -= 1
+            await stream
+    except grpc.aio.AioRpcError as error:
+        outcomes.refused(error)
+    except TimeoutError:
+        outcomes.wrong("hangs")
+    finally:
+        stream.cancel()
+
+
+def _bytes_of(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+CONTROL_PLANE: dict[str, Attack] = {
+    "undecodable registration": on(REGISTRY + "Register", _undecodable),
+    "undecodable watch": on(REGISTRY + "Watch", _undecodable),
+    "undecodable renewal": _renewals,
+    "id of 1 MiB": on(REGISTRY + "Register", lambda rng: _instance(rng, instance_id="i" * (1 << 20))),
+    "address of nobody": on(REGISTRY + "Register", lambda rng: _instance(rng, address=rng.choice(["", "x", "[::]:1"]))),
+    "seq of 0": on(REGISTRY + "Register", lambda rng: _instance(rng, seq=0)),
+    "5,000 agents": on(
+        REGISTRY + "Register",
+        lambda rng: _instance(rng, agents=[pb.AgentDescriptor(name=f"a{number}") for number in range(5_000)]),
+    ),
+    "1,000 labels": on(
+        REGISTRY + "Register", lambda rng: _instance(rng, labels={f"l{number}": "v" for number in range(1_000)})
+    ),
+    "forged instances": on(REGISTRY + "Register", _instance),
+    "instance of 3.6 MB, again and again": on(REGISTRY + "Register", _large_instance),
+    "end of an id of 1 MiB": on(
+        REGISTRY + "Deregister",
+        lambda rng: _bytes_of(registry.DeregisterRequest(instance_id=f"{rng.random()}" + "i" * (1 << 20), seq=1)),
+    ),
+    "ends of nobody": on(
+        REGISTRY + "Deregister",
+        lambda rng: _bytes_of(registry.DeregisterRequest(instance_id=_name(rng), seq=2**64 - 1)),
+    ),
+    "watch of 5,000 names": on(
+        REGISTRY + "Watch", lambda _: _bytes_of(registry.WatchRequest(agents=[f"a{n}" for n in range(5_000)]))
+    ),
+    "watch, unread": on(REGISTRY + "Watch", lambda _: _bytes_of(registry.WatchRequest()), reads=False),
+    "name of 1 MiB": on(REGISTRY + "Resolve", lambda _: _bytes_of(registry.ResolveRequest(agent="n" * (1 << 20)))),
+    "method that nobody serves": on(REGISTRY + "Explode", _undecodable),
+}
+HEALTH_CHECKS: dict[str, Attack] = {
+    "undecodable check": on(HEALTH + "Check", _undecodable),
+    "check of nobody": on(HEALTH + "Check", lambda rng: b"\x0a\x0b" + f"nobody-{rng.randrange(1000, 9999)}".encode()),
+    "watch, unread": on(HEALTH + "Watch", lambda _: b"", reads=False),
+    "call at the health port": on_execute(lambda _: call()),
+}
