@@ -10,7 +10,7 @@ import pytest
 import yaml
 from aixgo.config.load import loads
 from aixgo.config.settings import Settings
-from aixgo_services.needs.keeping import session_place
+from aixgo_services.needs.keeping import mailbox_place, session_place
 from aixgo_services.render.fleet import Source, plan_containers
 from aixgo_services.render.kubernetes import kubernetes_files, kubernetes_objects
 
@@ -40,6 +40,7 @@ tools:
   - {name: far, mcp: {url: "https://tools.example:8443/mcp"}}
   - {name: near, mcp: {url: "http://tools/mcp"}}
 sessions: {store: "postgresql://user:p@a:5433,b/x?sslmode=require"}
+mailbox: {url: "nats://user:p@a:14222, nats://b", max_deliveries: 3}
 orchestrations:
   - {pattern: sequential, agents: [My_Agent, far], limits: {max_tokens: null, max_iterations: 2000000}}
   - {name: LongLongLongLongLongLongLongLongLongLongLongLongLongLongLong, pattern: sequential, agents: [main]}
@@ -49,7 +50,8 @@ deployment: {mode: distributed, connect: {far: "dns:///far:50060"}, agents: {My_
 
 def rendered(text: str, modules: dict[str, str]) -> list[dict[str, Any]]:
     config = loads(text)
-    plan = plan_containers(config, Source("desk", text, modules), sessions=session_place(config, Settings()))
+    places = {"sessions": session_place(config, Settings()), "mailboxes": mailbox_place(config, Settings())}
+    plan = plan_containers(config, Source("desk", text, modules), **places)
     return kubernetes_objects(kubernetes_files(config, plan))
 
 
@@ -135,6 +137,16 @@ def test_agents_reach_the_sessions_where_render_says(
     made = by_key(template("--set-file", f"config={tmp_path / 'desk.yaml'}"))
     policy = ("NetworkPolicy", "agents-egress")
     assert made[policy] == by_key(rendered(text, {}))[policy]
+
+
+@pytest.mark.parametrize("url", ["memory", "sqlite:///mail.db", "nats://mq", "tls://a:1,tls://b:80", "nats://u:p@mq:7"])
+def test_mailboxes_are_reached_and_told_of_as_render_says(
+    url: str, template: Callable[..., list[dict[str, Any]]], tmp_path: Path
+):
+    text = f"version: 2\nagents: [{{name: a, role: llm, model: test/echo}}]\nmailbox: {{url: '{url}'}}\n"
+    (tmp_path / "desk.yaml").write_text(text)
+    made = by_key(template("--set-file", f"config={tmp_path / 'desk.yaml'}"))
+    assert made == by_key(rendered(text, {}))
 
 
 def test_without_autoscaling_the_replicas_are_those_of_the_yaml(template: Callable[..., list[dict[str, Any]]]):

@@ -5,7 +5,7 @@
 {{- with $parsed.Error -}}{{- fail (printf "config is not YAML: %s" .) -}}{{- end -}}
 {{- $parsed | toJson -}}
 {{- else -}}
-{{- $keys := list "version" "pricing" "tools" "agents" "orchestration" "orchestrations" "sessions" "deployment" "observability" -}}
+{{- $keys := list "version" "pricing" "tools" "agents" "orchestration" "orchestrations" "sessions" "mailbox" "deployment" "observability" -}}
 {{- $picked := dict -}}
 {{- range $keys -}}{{- if hasKey $.Values . -}}{{- $_ := set $picked . (get $.Values .) -}}{{- end -}}{{- end -}}
 {{- $picked | toJson -}}
@@ -83,7 +83,12 @@
 {{- $_ := set $workload "replicas" (default 1 $placed.replicas) -}}
 {{- $all = append $all (merge $workload .) -}}
 {{- end -}}
-{{- $all = append $all (dict "name" "gateway" "component" "gateway" "args" (list "gateway") "port" 50051 "image" .Values.image "replicas" .Values.gateway.replicas "env" $mesh) -}}
+{{- $mail := dig "mailbox" "url" "memory" $config | toString -}}
+{{- $told := dict -}}
+{{- if and (regexMatch "^(nats|tls)://" $mail) (not (contains "@" $mail)) (not (contains "${" $mail)) -}}
+{{- $told = dict "AIXGO_MAILBOX" $mail -}}
+{{- end -}}
+{{- $all = append $all (dict "name" "gateway" "component" "gateway" "args" (list "gateway") "port" 50051 "image" .Values.image "replicas" .Values.gateway.replicas "env" (merge dict $mesh $told)) -}}
 {{- if include "aixgo.hasMetrics" . -}}
 {{- range $all -}}
 {{- if ne .component "model-server" -}}
@@ -128,8 +133,30 @@
 {{- else if ne $sessions "memory" -}}
 {{- $ports = append $ports "05432" -}}
 {{- end -}}
+{{- $ports = concat $ports (include "aixgo.mailPorts" . | fromJson).ports -}}
+{{- dict "ports" (include "aixgo.portNumbers" $ports | fromJson).ports | toJson -}}
+{{- end -}}
+
+{{/* The TCP ports of the NATS servers that mailboxes are in, as JSON: {"ports": [five digits each]}; none where they are in
+     memory. Takes the root. */}}
+{{- define "aixgo.mailPorts" -}}
+{{- $url := dig "mailbox" "url" "memory" (include "aixgo.config" . | fromJson) | toString -}}
+{{- $ports := list -}}
+{{- if regexMatch "^(nats|tls)://" $url -}}
+{{- range splitList "," $url -}}
+{{- $host := regexReplaceAll "^[a-z]+://([^/@]*@)?([^/?]*).*" (trim .) "${2}" -}}
+{{- $ports = append $ports (printf "%05d" (regexFind ":[0-9]+$" $host | trimPrefix ":" | int | default 4222)) -}}
+{{- end -}}
+{{- else if ne $url "memory" -}}
+{{- $ports = list "04222" -}}
+{{- end -}}
+{{- dict "ports" $ports | toJson -}}
+{{- end -}}
+
+{{/* Ports of five digits as sorted numbers, each once, as JSON: {"ports": [...]}. Takes the list. */}}
+{{- define "aixgo.portNumbers" -}}
 {{- $numbers := list -}}
-{{- range $ports | uniq | sortAlpha -}}
+{{- range . | uniq | sortAlpha -}}
 {{- if ne . "00000" -}}{{- $numbers = append $numbers (trimPrefix "0" . | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int) -}}{{- end -}}
 {{- end -}}
 {{- dict "ports" $numbers | toJson -}}
