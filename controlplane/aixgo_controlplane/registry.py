@@ -177,6 +177,11 @@ class Registry:
         self._publish(change)
         return change is not None
 
+    def late(self) -> set[str]:
+        """The ids of instances with less than half of their lease left: they renew at a third, and have missed that."""
+        now = self._now()
+        return {key for key, lease in self._leases.items() if lease.expires - now < lease.seconds / 2}
+
     def get(self, instance_id: str) -> Instance | None:
         """The instance as it has announced itself; None when it is not listed."""
         lease = self._leases.get(instance_id)

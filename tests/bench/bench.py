@@ -20,6 +20,7 @@ from aixgo import DistributedRuntime, LocalRuntime, Message, agent
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.codec import encode_message
+from controlplane import COLUMNS, control_planes
 from measuring import ROUNDS, peer
 from patterns import fan_outs, overheads
 from rich.console import Console
@@ -185,7 +186,12 @@ def main() -> None:
     table.add_section()
     for row in asyncio.run(session_costs()):
         table.add_row(*row)
-    Console(width=140).print(table)
+    growth = Table(*COLUMNS, title="what a control plane costs, with the number of instances")
+    for row in control_planes():
+        growth.add_row(*row)
+    console = Console(width=140)
+    console.print(table)
+    console.print(growth)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 async def prober(registry: Registry) -> AsyncIterator[Prober]:
-    prober = Prober(registry, timeout=5)
+    prober = Prober(registry, timeout=5, interval=0)
     yield prober
     for found in registry.list():
         registry.revoke(found.instance_id, found.seq + 1)
@@ -123,11 +123,11 @@ async def test_suspects_are_asked_first(registry: Registry, process: Process):
     asked: list[str] = []
 
     class Recording(Prober):
-        async def _probe(self, instance_id, probed):
+        async def _probe(self, instance_id, probed, check):
             asked.append(instance_id)
-            await super()._probe(instance_id, probed)
+            await super()._probe(instance_id, probed, check)
 
-    prober = Recording(registry, timeout=5)
+    prober = Recording(registry, timeout=5, interval=0)
     for key in ("a", "b"):
         list_at(registry, address, key)
     list_at(registry, "127.0.0.1:1", "dead")
@@ -144,14 +144,87 @@ async def test_running_probes_until_it_is_cancelled_and_then_closes_its_channels
     list_at(registry, address)
     slept: list[float] = []
 
+    clock = Clock()
+
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
+        clock.now += seconds
         if len(slept) == 3:
             raise RuntimeError("enough")
 
-    prober = Prober(registry, interval=7, sleep=sleep)
+    prober = Prober(registry, interval=0.5, clock=clock, sleep=sleep)
     with pytest.raises(RuntimeError, match="enough"):
         await prober.run()
-    assert slept == [7, 7, 7]
+    assert slept == [0.5, 0.5, 0.5]
     assert states(registry) == [InstanceState.NOT_READY]
     assert len(prober) == 0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Asking(Prober):
+    """A prober that notes whom it would ask; `dead` do not answer."""
+
+    dead: frozenset[str] = frozenset()
+
+    async def _probe(self, instance_id, probed, check):
+        self.asked = [*getattr(self, "asked", ()), instance_id]
+        probed.failures = probed.failures + 1 if instance_id in self.dead else 0
+
+    async def round(self) -> list[str]:
+        self.asked = []
+        await self.sweep()
+        return self.asked
+
+
+async def test_a_round_asks_no_more_than_its_budget_and_everybody_has_a_turn():
+    clock = Clock()
+    registry = Registry("e", clock, lease=300)
+    for index in range(10):
+        list_at(registry, "127.0.0.1:1", f"i{index}")
+    prober = Asking(registry, budget=4, interval=5, clock=clock)
+    assert await prober.round() == []
+    clock.now += 5
+    rounds = []
+    for _ in range(3):
+        rounds.append(await prober.round())
+        clock.now += 1
+    assert [len(asked) for asked in rounds] == [4, 4, 2]
+    assert len({key for asked in rounds for key in asked}) == 10
+    assert await prober.round() == []
+    clock.now += 5
+    assert await prober.round() == rounds[0]
+    await prober._close(list(prober._channels))
+
+
+async def test_who_renews_late_is_asked_at_once_and_suspects_leave_room_for_the_others():
+    clock = Clock()
+    registry = Registry("e", clock, lease=10)
+    for index in range(6):
+        list_at(registry, "127.0.0.1:1", f"i{index}")
+    prober = Asking(registry, budget=20, interval=60, clock=clock)
+    assert await prober.round() == []
+    clock.now += 6
+    for index in range(5):
+        registry.renew(f"i{index}", 1)
+    assert await prober.round() == ["i5"]
+    prober.dead = frozenset(f"i{index}" for index in range(5))
+    prober._budget = 4
+    await prober.round()
+    clock.now += 61
+    for index in range(6):
+        registry.grant(Instance(f"i{index}", "127.0.0.1:1", 1, (AgentInfo("echo"),)), 300)
+    assert len(await prober.round()) == 4
+    assert len(await prober.round()) == 4
+    list_at(registry, "127.0.0.1:1", "new")
+    clock.now += 61
+    asked = await prober.round()
+    assert len(asked) == 4
+    assert {"i5", "new"} <= set(asked)
+    await prober._close(list(prober._channels))

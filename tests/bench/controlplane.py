@@ -1,0 +1,197 @@
+"""What a control plane costs: its share of a core, memory and watch delay for 100, 1,000 and 10,000 instances.
+
+The control plane is a process of its own. Instances are real registrars in client processes, each with its lease of
+10 s at a stream of its own, over a few connections a process; nobody listens at their addresses, so nothing is probed
+here (see the prober for what it may cost). A watcher follows one name while instances of it register.
+
+    python controlplane.py                              the table
+    python controlplane.py plane | crowd ADDRESS FIRST COUNT      the processes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import quantiles
+
+import grpc.aio
+from aixgo.runtime.contact import open_channel
+from aixgo.runtime.discovery import Discovery
+from aixgo.runtime.instance import AgentInfo, Instance
+from aixgo.server.registrar import Registrar
+from aixgo.v1 import registry_pb2 as pb
+from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
+from aixgo.wire.instances import instance_to_proto
+
+SIZES = tuple(int(size) for size in os.environ.get("AIXGO_BENCH_INSTANCES", "100,1000,10000").split(","))
+CROWDS = 2
+"""Client processes."""
+CONNECTIONS = 16
+"""Connections of each."""
+NAMES = 100
+"""Agents that the instances serve, in turn."""
+LEASE = 10.0
+WINDOW = 10.0
+"""Seconds over which the control plane's CPU is taken: three renewals of each lease."""
+REGISTRATIONS = 200
+
+
+async def plane() -> None:
+    from aixgo_controlplane.main import run_control_plane
+
+    def ready(address: str) -> None:
+        print(address, flush=True)
+
+    await run_control_plane("127.0.0.1:0", lease=LEASE, probe_interval=3600, ready=ready, stop=asyncio.Event())
+
+
+async def crowd(address: str, first: int, count: int) -> None:
+    """Keep instances listed; says so once all are."""
+    channels = [
+        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)
+    ]
+    registrars: list[Registrar] = []
+    for index in range(first, first + count):
+        listed = instance(index)
+        channel = channels[index % CONNECTIONS]
+        registrars.append(Registrar([address], lambda listed=listed: listed, dial=lambda _, channel=channel: channel))
+    for start in range(0, count, 100):  # so that no registration waits longer than it may
+        some = registrars[start : start + 100]
+        for registrar in some:
+            await registrar.open()
+        for registrar in some:
+            if not await registrar.registered(60):
+                raise SystemExit("not registered in time")
+    print("listed", flush=True)
+    await asyncio.Event().wait()
+
+
+def instance(index: int, name: str | None = None) -> Instance:
+    """An instance at an address where nobody listens."""
+    agents = (AgentInfo(name or f"agent{index % NAMES}", role="llm"),)
+    return Instance(f"{index:032x}", "127.0.0.1:9", 1, agents, labels={"pid": str(index), "host": "bench"})
+
+
+@contextmanager
+def process(*arguments: str) -> Generator[tuple[str, int]]:
+    """A process of this file; yields its first line and its pid."""
+    running = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    try:
+        yield running.stdout.readline().strip(), running.pid
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+async def watch_delays(address: str) -> list[float]:
+    """Seconds from the call of Register until a watcher of the name has it in its directory."""
+    async with open_channel(address) as channel:
+        stub, delays = RegistryServiceStub(channel), list[float]()
+        watching = Discovery([address], by_name=True)
+        watching.follow(["watched"])
+        await watching.open()
+        try:
+            await watching.first_snapshot(30)
+            for index in range(REGISTRATIONS):
+                version, begun = watching.directory.version, time.perf_counter()
+                announced = instance_to_proto(instance(10**9 + index, "watched"))
+                registering = asyncio.ensure_future(stub.Register(pb.RegisterRequest(instance=announced)))
+                while len(watching.directory.instances("watched")) <= index:
+                    await watching.changed(version)
+                    version = watching.directory.version
+                delays.append(time.perf_counter() - begun)
+                await registering
+        finally:
+            await watching.close()
+    return delays
+
+
+async def snapshot_time(address: str, *, by_name: bool) -> float:
+    """Seconds until a new watcher of all, or of one name, knows what there is."""
+    watching = Discovery([address], by_name=by_name)
+    watching.follow(["agent0"])
+    begun = time.perf_counter()
+    await watching.open()
+    try:
+        await watching.first_snapshot(60)
+        return time.perf_counter() - begun
+    finally:
+        await watching.close()
+
+
+def measure(count: int) -> tuple[str, ...]:
+    """One row of the table."""
+    with ExitStack() as processes:
+        address, pid = processes.enter_context(process("plane"))
+        each, crowds = count // CROWDS, []
+        for index in range(CROWDS):
+            arguments = (sys.executable, __file__, "crowd", address, str(index * each), str(each))
+            crowds.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+            processes.callback(crowds[-1].kill)
+        for each_crowd in crowds:
+            if each_crowd.stdout is None or each_crowd.stdout.readline().strip() != "listed":
+                raise SystemExit("the instances could not be listed")
+        time.sleep(LEASE / 3)
+        cpu, begun = cpu_of(pid), time.perf_counter()
+        time.sleep(WINDOW)
+        share = (cpu_of(pid) - cpu) / (time.perf_counter() - begun)
+        memory = resident(pid)
+        delays = quantiles(asyncio.run(watch_delays(address)), n=100)
+        one = asyncio.run(snapshot_time(address, by_name=True))
+        everything = asyncio.run(snapshot_time(address, by_name=False))
+        return (
+            f"{count:,}",
+            f"{share:.1%}",
+            f"{memory:.0f} MiB",
+            f"{delays[49] * 1000:.1f} / {delays[98] * 1000:.1f} ms",
+            f"{one * 1000:.0f} ms",
+            f"{everything * 1000:.0f} ms",
+        )
+
+
+COLUMNS = ("instances", "of one core", "memory", "watch delay p50 / p99", "snapshot of one name", "snapshot of all")
+
+
+def control_planes() -> list[tuple[str, ...]]:
+    """The rows of the table, for COLUMNS."""
+    return [measure(count) for count in SIZES]
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*COLUMNS, title="a control plane")
+    for row in control_planes():
+        table.add_row(*row)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["plane"]:
+            asyncio.run(plane())
+        case ["crowd", address, first, count]:
+            asyncio.run(crowd(address, int(first), int(count)))
+        case _:
+            main()
