@@ -49,6 +49,8 @@ class Attempts:
     _count = 0
     _instance: Instance
     _load: Load
+    _asking: Instance | None = None
+    _alone = False
     answered = False
 
     def __init__(
@@ -89,15 +91,46 @@ class Attempts:
         self._instance, self._load = instance, self._replicas.load(instance)
         return self
 
+    def hedge(self) -> Attempts | None:
+        """One more attempt, beside the one that is out, at another instance; None when there must not be any.
+
+        That is where none is out, the agent is not idempotent, no other instance is usable, or nothing is left of the
+        budget or of the retries.
+        """
+        asked, budget = self._asking, self._state.budget
+        if asked is None or self.answered or not self._idempotent(asked):
+            return None
+        if budget is not None and any(left is not None and left <= 0 for left in budget.left()):
+            return None
+        but = self._avoid | self._never | {asked.instance_id}
+        other = self._pick(but)
+        if other is None or not self._replicas.retry_budget(self._target).spend():
+            return None
+        self._avoid |= {other.instance_id}
+        hedge = Attempts(self._replicas, self._target, self._state, self._options)
+        hedge._alone, hedge._never, hedge._count = True, but, 1
+        return hedge
+
+    @property
+    def instance_id(self) -> str:
+        """The instance of the latest attempt."""
+        return self._instance.instance_id
+
     def __enter__(self) -> None:
+        self._asking = self._instance
         self._load.in_flight += 1
+        if self._load.rests:
+            self._replicas.balancer.tries(self._target, self._load)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._asking = None
         self._load.in_flight -= 1
         if error is None:
             self._load.failures = 0
+            if self._load.rests:
+                self._replicas.balancer.answered(self._target, self._load)
             metrics.attempt_ended(self._target, None)
             return False
         followed = False
@@ -132,6 +165,10 @@ class Attempts:
             self.grant.settle(failure.usage)
             if not isinstance(failure, DeadlineExceeded):
                 balancer.succeeded(instance.instance_id)
+            if failure.accepted:
+                balancer.answered(self._target, self._load)
+            elif failure.retry_after:
+                balancer.refused(self._target, instance.instance_id, failure.retry_after)
         if not self._may_retry(instance, failure, broken) or not self._replicas.retry_budget(self._target).spend():
             raise typed(failure, self._state) from error.__cause__
         self._count += 1
@@ -143,13 +180,15 @@ class Attempts:
         return True
 
     def _may_retry(self, instance: Instance, failure: AixgoError, broken: bool) -> bool:
-        if self.answered:
+        if self.answered or self._alone:
             return False
         if not failure.accepted:
             return True
+        return broken and self._idempotent(instance) and not self._only_refused and self._count < MAX_RETRIES
+
+    def _idempotent(self, instance: Instance) -> bool:
         info = instance.by_name.get(self._target)
-        idempotent = info is not None and info.idempotent
-        return broken and idempotent and not self._only_refused and self._count < MAX_RETRIES
+        return info is not None and info.idempotent
 
     def _pick(self, but: frozenset[str]) -> Instance | None:
         return self._replicas.pick(self._target, but)

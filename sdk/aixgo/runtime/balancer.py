@@ -22,10 +22,29 @@ REPORT_COUNTS = 2.0
 """Seconds that an instance's word on how busy it is counts: it is said only along with other frames."""
 
 
-class Load:
-    """What this process knows of one instance: from its own calls, and what the instance says of those of others."""
+LONGEST_REST = 5.0
+"""Seconds that an instance rests at the most for one refusal, whatever it says."""
+TRIAL = 1.0
+"""Seconds that the first call after a rest gets to show whether calls are taken again; others stay away meanwhile."""
 
-    __slots__ = ("ejected", "failures", "in_flight", "others", "reported_at")
+
+class Rest:
+    """The rest of one agent at one instance: until when, and whether a call tries it again."""
+
+    __slots__ = ("trial", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.trial = False
+
+
+class Load:
+    """What this process knows of one instance: from its own calls, and what the instance says of those of others.
+
+    `rests` are the agents, by name, for which it has refused calls and that are better called elsewhere for a while.
+    """
+
+    __slots__ = ("ejected", "failures", "in_flight", "others", "reported_at", "rests")
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -33,6 +52,7 @@ class Load:
         self.ejected = False
         self.others = 0
         self.reported_at = float("-inf")
+        self.rests: dict[str, Rest] = {}
 
 
 class Balancer:
@@ -59,6 +79,8 @@ class Balancer:
             only = instances[0]
             return only if self._usable(agent, only, tried) else None
         usable = [instance for instance in instances if self._usable(agent, instance, tried)]
+        if len(usable) > 1:
+            usable = self._awake(agent, usable)
         if len(usable) <= 1:
             return usable[0] if usable else None
         one, other = self._rng.sample(usable, 2)
@@ -83,6 +105,23 @@ class Balancer:
         load.ejected = True
         return True
 
+    def refused(self, agent: str, instance_id: str, retry_after: float) -> None:
+        """The instance takes no call of an agent before `retry_after` seconds: while others do, it gets none."""
+        rests = self.load(instance_id).rests
+        rests[agent] = Rest(self._clock() + min(retry_after, LONGEST_REST))
+
+    def tries(self, agent: str, load: Load) -> None:
+        """A call goes to an instance that rests: the others wait TRIAL seconds for what becomes of it."""
+        rest, now = load.rests.get(agent), self._clock()
+        if rest is not None and now >= rest.until:
+            rest.until, rest.trial = now + TRIAL, True
+
+    def answered(self, agent: str, load: Load) -> None:
+        """An agent answered. Where a trial is out the rest is over; else the call was made before it."""
+        rest = load.rests.get(agent)
+        if rest is not None and rest.trial:
+            del load.rests[agent]
+
     def readmit(self, instance_id: str) -> None:
         """Its health check succeeded: let it have calls again."""
         load = self.load(instance_id)
@@ -92,6 +131,16 @@ class Balancer:
         """Drop the records of instances that are gone."""
         for instance_id in [i for i, load in self._loads.items() if i not in known and load.in_flight == 0]:
             del self._loads[instance_id]
+
+    def _awake(self, agent: str, usable: list[Instance]) -> list[Instance]:
+        """Those that do not rest; all of them when each does, so that there is an answer."""
+        awake = [each for each in usable if not self._rests(agent, each)]
+        return awake or usable
+
+    def _rests(self, agent: str, instance: Instance) -> bool:
+        load = self._loads.get(instance.instance_id)
+        rest = load.rests.get(agent) if load is not None and load.rests else None
+        return rest is not None and self._clock() < rest.until
 
     def _busy(self, instance: Instance) -> int:
         load = self._loads.get(instance.instance_id)

@@ -25,6 +25,8 @@ class CallOptions:
 
     `timeout` is in seconds and can only shorten the inherited deadline. `wait_for_ready` waits for an instance until
     the deadline instead of 2 s. `max_tokens` and `max_cost_usd` bound what the call and all below it may spend.
+    `hedge_after` is in seconds: when an idempotent agent of another process has not answered by then, the call goes to
+    a second instance too, the first answer counts, and the other attempt is cancelled.
     """
 
     timeout: float | None = None
@@ -32,6 +34,7 @@ class CallOptions:
     session_id: str | None = None
     max_tokens: int | None = None
     max_cost_usd: Decimal | float | None = None
+    hedge_after: float | None = None
 
 
 DEFAULT_OPTIONS = CallOptions()

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from aixgo import call as ambient
 from aixgo.call import Budget, CallState
-from aixgo.errors import InvalidMessage
+from aixgo.errors import AixgoError, InvalidInput, InvalidMessage
 from aixgo.events import Event, Result
 from aixgo.mailboxes.contract import SEND_TIMEOUT
 from aixgo.message import Message, new_id
 from aixgo.runtime.attempts import Attempts
 from aixgo.runtime.contract import CallOptions
-from aixgo.runtime.entry import finished_reply
+from aixgo.runtime.entry import finished_reply, typed
 from aixgo.runtime.grant import Grant
+from aixgo.runtime.hedging import race
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.plain import Headers, PlainTransport, Transport
 from aixgo.runtime.replicas import Replicas
@@ -40,6 +42,8 @@ class RemoteCalls:
         self.replicas = replicas
         self.transport = transport
         self.sessions = sessions
+        self.hedged: Mapping[str, float] = {}
+        """Seconds after which calls are hedged that do not say it, by the name of the agent that is called."""
         self._call_ids = itertools.count(1)
         self._prefix = new_id()
 
@@ -53,6 +57,26 @@ class RemoteCalls:
         request = agent_pb2.ExecuteRequest(agent=target)
         fill_message(request.message, message)
         attempts = Attempts(self.replicas, target, state, options)
+        after = self._hedged_after(target, options)
+        if after is None:
+            return finished_reply(await self._called(attempts, request, state, trace), state)
+        return await self._hedged_call(attempts, request, state, trace, after)
+
+    def stream(
+        self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
+    ) -> AsyncGenerator[Event]:
+        """The events of one call; another instance is tried only as long as none has come."""
+        request = agent_pb2.ExecuteStreamRequest(agent=target)
+        fill_message(request.message, message)
+        attempts = Attempts(self.replicas, target, state, options)
+        after = self._hedged_after(target, options)
+        if after is None:
+            return self._streamed(attempts, request, state, trace)
+        return self._hedged_stream(attempts, request, state, trace, after)
+
+    async def _called(
+        self, attempts: Attempts, request: agent_pb2.ExecuteRequest, state: CallState, trace: Trace | None
+    ) -> Message:
         grant = attempts.grant
         try:
             while True:
@@ -64,17 +88,13 @@ class RemoteCalls:
                     response = await transport.execute(instance.address, request, timeout, headers, grant)
                     reply = _reply(response.message, grant)
                     state.instance_id = instance.instance_id
-                    return finished_reply(reply, state)
+                    return reply
         finally:
             grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
 
-    async def stream(
-        self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
+    async def _streamed(
+        self, attempts: Attempts, request: agent_pb2.ExecuteStreamRequest, state: CallState, trace: Trace | None
     ) -> AsyncGenerator[Event]:
-        """The events of one call; another instance is tried only as long as none has come."""
-        request = agent_pb2.ExecuteStreamRequest(agent=target)
-        fill_message(request.message, message)
-        attempts = Attempts(self.replicas, target, state, options)
         grant = attempts.grant
         try:
             while True:
@@ -94,6 +114,67 @@ class RemoteCalls:
                             yield event
         finally:
             grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
+
+    async def _hedged_call(
+        self,
+        attempts: Attempts,
+        request: agent_pb2.ExecuteRequest,
+        state: CallState,
+        trace: Trace | None,
+        after: float,
+    ) -> Message:
+        legs = [attempts]
+
+        def second() -> Coroutine[Any, Any, Message] | None:
+            hedge = attempts.hedge()
+            if hedge is None:
+                return None
+            legs.append(hedge)
+            return self._called(hedge, _copy(request), state, trace)
+
+        try:
+            reply, winner = await race(self._called(attempts, request, state, trace), second, after)
+        except AixgoError as error:
+            raise _of_all(error, legs, state)  # noqa: B904  # the same error, with what both have spent
+        _settle(legs)
+        state.instance_id = legs[winner].instance_id
+        return finished_reply(reply, state)
+
+    async def _hedged_stream(
+        self,
+        attempts: Attempts,
+        request: agent_pb2.ExecuteStreamRequest,
+        state: CallState,
+        trace: Trace | None,
+        after: float,
+    ) -> AsyncGenerator[Event]:
+        legs = [attempts]
+        streams = [self._streamed(attempts, request, state, trace)]
+
+        def second() -> Coroutine[Any, Any, Event] | None:
+            hedge = attempts.hedge()
+            if hedge is None:
+                return None
+            legs.append(hedge)
+            streams.append(self._streamed(hedge, _copy(request), state, trace))
+            return _next(streams[1])
+
+        try:
+            event, winner = await race(_next(streams[0]), second, after)
+            for loser in streams[:winner] + streams[winner + 1 :]:
+                await _close(loser)
+            _settle(legs[:winner] + legs[winner + 1 :])
+            state.instance_id = legs[winner].instance_id
+            if isinstance(event, Result):
+                event = Result(finished_reply(event.message, state), event.path)
+            yield event
+            async for event in streams[winner]:
+                yield event
+        except AixgoError as error:
+            raise _of_all(error, legs, state)  # noqa: B904  # as in _hedged_call
+        finally:
+            for stream in streams:
+                await _close(stream)
 
     async def send(self, target: str, message: Message, trace: Trace | None = None) -> str:
         """Put a message into the mailbox of one instance, and return its id.
@@ -116,6 +197,14 @@ class RemoteCalls:
             with attempts.on(instance):
                 await self.transport.deliver(instance.address, request, timeout, headers)
                 return instance.instance_id
+
+    def _hedged_after(self, target: str, options: CallOptions) -> float | None:
+        after = options.hedge_after
+        if after is None:
+            return self.hedged.get(target) if self.hedged else None
+        if not after > 0:
+            raise InvalidInput(f"hedge_after is {after}; give seconds, more than 0, or None not to hedge")
+        return after
 
     def _to(self, instance: Instance) -> Transport:
         return self.transport if self.sessions is None else self.sessions.to(instance)
@@ -143,6 +232,39 @@ def _reply(message: types_pb2.Message, grant: Grant) -> Message:
         raise
     grant.settle(reply.usage)
     return reply
+
+
+RequestT = TypeVar("RequestT", agent_pb2.ExecuteRequest, agent_pb2.ExecuteStreamRequest)
+
+
+def _copy(request: RequestT) -> RequestT:
+    """The same request, for another attempt at the same time: each writes its own context into it."""
+    copy = type(request)()
+    copy.CopyFrom(request)
+    return copy
+
+
+async def _next(events: AsyncGenerator[Event]) -> Event:
+    return await anext(events)
+
+
+async def _close(events: AsyncGenerator[Event]) -> None:
+    """End a stream, unless it is one that has not even ended when it was cancelled."""
+    generator: Any = events  # its type does not say whether it runs
+    if not generator.ag_running:
+        await events.aclose()
+
+
+def _settle(legs: Sequence[Attempts]) -> None:
+    """Count what an attempt was granted that did not end when it was cancelled."""
+    for leg in legs:
+        leg.grant.lose()
+
+
+def _of_all(error: AixgoError, legs: Sequence[Attempts], state: CallState) -> AixgoError:
+    """The error of a hedged call, with what all its attempts have spent."""
+    _settle(legs)
+    return typed(error, state)
 
 
 def _trace(context: types_pb2.CallContext, trace: Trace | None) -> Headers | None:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from aixgo.runtime.balancer import FAILURES_IN_A_ROW, RETRY_CAPACITY, Balancer, RetryBudget
+from aixgo.runtime.balancer import FAILURES_IN_A_ROW, LONGEST_REST, RETRY_CAPACITY, TRIAL, Balancer, RetryBudget
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +105,63 @@ def test_a_refused_connection_ejects_at_once_and_health_readmits() -> None:
     made.readmit("x")
     assert made.pick("a", [instance("x")], ()) is not None
     assert not made.failed("x", refused=False)
+
+
+class Clock:
+    """A clock that is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def resting(*names: str, retry_after: float = 2.0) -> tuple[Balancer, Clock]:
+    clock = Clock()
+    made = Balancer(random.Random(7), clock)
+    for name in names:
+        made.refused("a", name, retry_after)
+    return made, clock
+
+
+def test_an_instance_that_refuses_calls_rests_as_long_as_it_says_and_then_one_call_tries_it() -> None:
+    made, clock = resting("x")
+    pair = instance("x"), instance("y")
+    assert picks(made, *pair) == Counter(y=300)
+    clock.now = 2.0
+    assert picks(made, *pair)["x"] > 0
+    made.tries("a", made.load("x"))
+    assert picks(made, *pair) == Counter(y=300)  # while that call is out
+    made.answered("a", made.load("x"))
+    assert picks(made, *pair)["x"] > 0
+    assert made.load("x").rests == {}
+
+
+def test_a_trial_that_says_nothing_is_followed_by_another() -> None:
+    made, clock = resting("x")
+    clock.now = 2.0
+    made.tries("a", made.load("x"))
+    clock.now += TRIAL
+    assert picks(made, instance("x"), instance("y"))["x"] > 0
+
+
+def test_an_answer_to_a_call_from_before_the_refusal_does_not_end_the_rest() -> None:
+    made, _ = resting("x")
+    made.answered("a", made.load("x"))
+    assert picks(made, instance("x"), instance("y")) == Counter(y=300)
+
+
+def test_where_all_rest_calls_go_on() -> None:
+    made, _ = resting("x", "y")
+    assert set(picks(made, instance("x"), instance("y"))) == {"x", "y"}
+
+
+def test_a_rest_is_of_one_agent_and_never_long() -> None:
+    made, clock = resting("x", retry_after=1e9)
+    other = [instance("x", agent="b"), instance("y", agent="b")]
+    assert {pick.instance_id for _ in range(50) if (pick := made.pick("b", other, ()))} == {"x", "y"}
+    clock.now = LONGEST_REST
+    assert picks(made, instance("x"), instance("y"))["x"] > 0
 
 
 def test_records_of_instances_that_are_gone_are_dropped_unless_calls_are_out() -> None:

@@ -220,6 +220,14 @@ async def test_when_all_are_overloaded_the_caller_hears_that() -> None:
     assert caught.value.retry_after == 0.1
 
 
+async def test_an_instance_that_is_overloaded_is_left_alone_for_as_long_as_it_says() -> None:
+    mesh = Mesh(ScriptedTransport(x=Overloaded("full", retry_after=5), y=OK))
+    mesh.calls.replicas.balancer.load("y").in_flight = 1
+    for _ in range(5):
+        assert (await mesh.call()).payload == "fine"
+    assert mesh.transport.asked == ["x"] + ["y"] * 5
+
+
 async def test_when_all_say_that_it_does_not_live_there_it_is_not_found() -> None:
     mesh = Mesh(ScriptedTransport(x=not_here(), y=not_here()))
     with pytest.raises(AgentNotFound):
