@@ -98,25 +98,32 @@ FAULTS = (
 )
 
 
-async def until_whole(mesh: Mesh, runtime: DistributedRuntime, load: Load) -> bool:
-    """Wait until every control plane and the caller know every instance, and each has answered; False: it did not."""
+async def until_whole(mesh: Mesh, runtime: DistributedRuntime, load: Load) -> str:
+    """Wait until every control plane and the caller know every instance, and each has answered.
+
+    Returns "" then, and what is missing when that takes too long.
+    """
     since = asyncio.get_running_loop().time()
     everybody = {host.instance_id for host in mesh.hosts}
 
-    async def whole() -> bool:
-        for address in mesh.addresses:
-            if await _listed(address) != everybody:
-                return False
+    async def missing() -> str:
+        for number, address in enumerate(mesh.addresses):
+            if (listed := await _listed(address)) != everybody:
+                return f"control plane {number} lists {len(listed)} ready instances"
         known = {instance.instance_id for instance in runtime.instances() if instance.state is InstanceState.READY}
-        return known == everybody and all(load.answered.get(host.pid, 0.0) > since for host in mesh.hosts)
+        if known != everybody:
+            return f"the caller knows {len(known)} ready instances"
+        silent = sum(load.answered.get(host.pid, 0.0) <= since for host in mesh.hosts)
+        return f"{silent} ready instances have no calls" if silent else ""
 
+    last = ""
     try:
         async with asyncio.timeout(WHOLE):
-            while not await whole():  # noqa: ASYNC110  # of processes nobody sets an event
+            while last := await missing():
                 await asyncio.sleep(LOOK)
     except TimeoutError:
-        return False
-    return True
+        return last
+    return ""
 
 
 async def _listed(control_plane: str) -> set[str]:

@@ -35,7 +35,8 @@ class Row:
     fault: str
     times: int = 0
     tally: Tally = field(default_factory=Tally)
-    not_whole: int = 0
+    not_whole: Counter[str] = field(default_factory=Counter[str])
+    """What was missing when the mesh should have been whole again."""
     skipped: str = ""
     lag: float = 0.0
 
@@ -58,10 +59,8 @@ class Row:
     def complaints(self) -> list[str]:
         """What must not have been, in words."""
         tally, said = self.tally, list[str]()
-        for what in (tally.idempotent_failed, tally.untyped, tally.wrong):
+        for what in (tally.idempotent_failed, tally.untyped, tally.wrong, self.not_whole):
             said += [f"{self.fault}: {count} x {text}" for text, count in what.most_common(10)]
-        if self.not_whole:
-            said.append(f"{self.fault}: {self.not_whole} times the mesh was not whole again")
         if tally.late_p99() >= LATE:
             said.append(f"{self.fault}: deadlines were overrun")
         return said
@@ -129,7 +128,9 @@ async def run(
                 load.tally, lag.worst = row.tally, 0.0
                 for _ in range(0 if row.skipped else times):
                     await fault.inject(mesh, rng)
-                    row.not_whole += not await until_whole(mesh, runtime, load)
+                    if missing := await until_whole(mesh, runtime, load):
+                        row.not_whole[missing] += 1
+                        say(f"{fault.name}: not whole: {missing}")
                     row.times += 1
                     say(f"{fault.name} {row.times}/{times}: {row.tally.ok} calls ok, {dict(row.tally.errors)}")
                 row.lag = lag.worst
