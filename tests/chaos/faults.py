@@ -119,7 +119,7 @@ async def until_whole(mesh: Mesh, runtime: DistributedRuntime, load: Load) -> st
     last = ""
     try:
         async with asyncio.timeout(WHOLE):
-            while last := await missing():
+            while last := await missing():  # noqa: ASYNC110  # of processes nobody sets an event
                 await asyncio.sleep(LOOK)
     except TimeoutError:
         return last
