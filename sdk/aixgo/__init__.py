@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from aixgo.runtime.contract import CallOptions, Runtime
     from aixgo.runtime.distributed import DistributedRuntime
     from aixgo.runtime.local import LocalRuntime
+    from aixgo.security.security import Security
+    from aixgo.security.settings import SecuritySettings
     from aixgo.server.server import AgentServer
     from aixgo.telemetry.scores import record_score
     from aixgo.tools.functions import tool
@@ -56,6 +58,8 @@ _HOMES = {
     "Reflection": "orchestration.reflection",
     "Router": "orchestration.router",
     "Runtime": "runtime.contract",
+    "Security": "security.security",
+    "SecuritySettings": "security.settings",
     "Sequential": "orchestration.sequential",
     "Supervisor": "orchestration.supervisor",
     "Swarm": "orchestration.swarm",
@@ -68,6 +72,7 @@ __all__ = [  # noqa: RUF022  # by subject
     "Agent", "agent", "tool", "AgentSpec", "Message", "Usage", "AixgoError",
     "Event", "Delta", "ToolCall", "MemberStarted", "MemberFinished", "Result",
     "Runtime", "CallOptions", "LocalRuntime", "DistributedRuntime", "AgentServer", "run",
+    "Security", "SecuritySettings",
     "Orchestrator", "Limits", "Supervisor", "Sequential", "Parallel", "Router", "Swarm", "Hierarchical", "RAG",
     "Reflection", "Ensemble", "Debate", "MapReduce", "Planning", "record_score",
 ]  # fmt: skip

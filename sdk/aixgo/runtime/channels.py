@@ -75,6 +75,11 @@ class ChannelPool:
     def __len__(self) -> int:
         return len(self._channels)
 
+    @property
+    def generation(self) -> int:
+        """How often what calls show to others has changed: what outlives calls is then to be opened anew."""
+        return self._security.generation
+
     def borrow(self, address: str) -> PooledChannel:
         """The channel to `address`, connecting when there is none yet."""
         pooled = self._channels.get(address)

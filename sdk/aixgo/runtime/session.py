@@ -1,7 +1,8 @@
 """The session transport: all calls to an instance over one stream, many frames in one message.
 
 Owns the client's side of AgentService.Session: one stream for each address, opened with the first call to it, and
-opened anew with the first call after it was lost. What is large, and instances that do not offer sessions, go to
+opened anew with the first call after it was lost, or after this process got another certificate or token: the stream
+before ends with its last call. What is large, and instances that do not offer sessions, go to
 `plain.py`. The rules are those of `wire/session.py`; a call ends here as one over plain does: with a reply, the
 callee's AixgoError, or TransportFailed. Above: `remote.py`.
 """
@@ -90,6 +91,7 @@ class SessionTransport:
         self._eager = eager
         self._loaded = loaded
         self._sessions: dict[str, Session] = {}
+        self._retired: set[Session] = set()
         self._offers: dict[str, bool] = {}
         self.plain = plain
 
@@ -100,7 +102,10 @@ class SessionTransport:
         """How to call an instance: over its session, which is opened if need be, or plain."""
         session = self._sessions.get(instance.address)
         if session is not None and not session.closed:
-            return session
+            if session.generation == self._channels.generation:
+                return session
+            self._retired.add(session)
+            session.retire()
         if not self._offers.get(instance.address, self._eager or "session" in instance.transports):
             return self.plain
         return self._open(instance)
@@ -111,7 +116,7 @@ class SessionTransport:
 
     async def close(self) -> None:
         """End all sessions; calls that are out are lost."""
-        for session in list(self._sessions.values()):
+        for session in [*self._sessions.values(), *self._retired]:
             await session.close()
 
     def _open(self, instance: Instance) -> Session:
@@ -124,6 +129,7 @@ class SessionTransport:
         return session
 
     def _ended(self, session: Session) -> None:
+        self._retired.discard(session)
         if self._sessions.get(session.address) is session:
             del self._sessions[session.address]
         if session.refused:
@@ -142,6 +148,10 @@ class Session:
         self.address = address
         self.refused = False
         """Whether the process there has turned out to offer no sessions."""
+        self.generation = channels.generation
+        """That of the certificate and token that it was opened with."""
+        self._calls = 0
+        self._retired = False
         self._pooled = pooled
         self._channels = channels
         self._plain = plain
@@ -165,6 +175,11 @@ class Session:
         self._ended = ended
         self._task = self._loop.create_task(self._run(), name=f"session with {self.address}")
         self._pooled.before_close = self.close
+
+    def retire(self) -> None:
+        """Get no new calls: end with the last one that is out."""
+        self._retired = True
+        self._end_if_done()
 
     async def close(self) -> None:
         """End the session; calls that are out are lost."""
@@ -236,6 +251,7 @@ class Session:
     def _open(self, request: Request, waiting: _Waiting, timeout: float, *, stream: bool) -> tuple[int, float]:
         number = self._protocol.open(request, stream=stream)
         self._waiting[number] = waiting
+        self._calls += 1
         self._pooled.calls += 1
         self._frames.set()
         due = self._loop.time() + timeout
@@ -245,8 +261,14 @@ class Session:
     def _closed(self, number: int, due: float) -> None:
         self._deadlines.remove(due, number)
         self._channels.give_back(self._pooled)
+        self._calls -= 1
+        self._end_if_done()
         if self._protocol.drained:
             self._frames.set()
+
+    def _end_if_done(self) -> None:
+        if self._retired and self._calls == 0:
+            self._task.cancel()
 
     async def _cancel(self, number: int, grant: Grant, *, late: bool = False) -> None:
         """Cancel a call that has not ended, and settle what it has spent."""

@@ -57,6 +57,12 @@ class Security:
         """Whether nobody gets a connection without a certificate that the CAs have signed."""
         return self.settings.tls_mode is TlsMode.MTLS
 
+    @property
+    def generation(self) -> int:
+        """How often what this process shows to others has changed, as of now: its certificate, its CAs, its token."""
+        of_files = 0 if self._certificates is None else self._certificates.generation
+        return of_files + (0 if self._own is None else self._own.generation)
+
     def dial(self, address: str, options: Options) -> grpc.aio.Channel:
         """A channel to an address. With TLS the certificate there must be for its host, or for `server_name`."""
         if self._certificates is None and self._own is None:

@@ -56,6 +56,14 @@ class OwnToken:
         self._fixed = "" if token is None else _checked(token.get_secret_value().strip(), "AIXGO_TOKEN")
         self._watched = None if path is None else Watched([path], lambda: _read_own(path), clock=clock)
 
+    @property
+    def generation(self) -> int:
+        """How often it has changed, as of now."""
+        if self._watched is None:
+            return 0
+        self._watched.current()
+        return self._watched.generation
+
     def header(self) -> tuple[str, str]:
         """The metadata of a call."""
         token = self._fixed if self._watched is None else self._watched.current()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +27,8 @@ from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.plain import PlainTransport, Transport, TransportFailed
 from aixgo.runtime.session import LARGE_BYTES, SessionTransport, TransportChoice
+from aixgo.security.security import Security
+from aixgo.security.settings import SecuritySettings
 from aixgo.usage import Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -92,9 +95,16 @@ class Scripted(AgentServiceServicer):
 class Peer:
     """A server, and the sessions of one caller with it."""
 
-    def __init__(self, servicer: Scripted, address: str, *, transports: tuple[str, ...] = ("plain", "session")) -> None:
+    def __init__(
+        self,
+        servicer: Scripted,
+        address: str,
+        *,
+        transports: tuple[str, ...] = ("plain", "session"),
+        security: Security | None = None,
+    ) -> None:
         self.servicer = servicer
-        self.pool = ChannelPool(max_message_bytes=MAX_BYTES)
+        self.pool = ChannelPool(max_message_bytes=MAX_BYTES, security=security)
         self.loads: list[tuple[str, int]] = []
         self.instance = Instance("i", address, 1, (AgentInfo("a"),), transports=transports)
         self.transport = SessionTransport(
@@ -432,3 +442,56 @@ def test_a_word_that_is_no_transport_is_refused() -> None:
     assert TransportChoice.of("auto") is TransportChoice.AUTO
     with pytest.raises(ConfigError, match="transport is 'fast'; write one of plain, auto, session"):
         TransportChoice.of("fast")
+
+
+async def test_calls_after_a_rotation_have_a_session_of_their_own_and_those_that_are_out_end_where_they_are(
+    start: Start, tmp_path: Path
+) -> None:
+    released, ended = asyncio.Event(), asyncio.Event()
+
+    async def late(callee: Callee) -> None:
+        (frame,) = await callee.frames()
+        await released.wait()
+        await callee.send(result(frame.call, "late"))
+        try:
+            await callee.frames()
+        finally:
+            ended.set()
+
+    token, now = tmp_path / "token", [0.0]
+    token.write_text("the-first-token-of-it")
+    told = SecuritySettings(token_file=token, allow_insecure=True)
+    peer = await start(late, answers, security=Security(told, clock=lambda: now[0]))
+    out = asyncio.ensure_future(peer.execute())
+    await eventually(lambda: peer.servicer.heard == 1)
+    assert peer.servicer.metadata["authorization"] == "Bearer the-first-token-of-it"
+    token.write_text("the-second-token-of-it")
+    now[0] += 10
+    assert await peer.execute("new") == "new"
+    assert await peer.execute("newer") == "newer"
+    assert peer.servicer.metadata["authorization"] == "Bearer the-second-token-of-it"
+    assert peer.servicer.sessions == 2
+    released.set()
+    assert await out == "late"
+    await asyncio.wait_for(ended.wait(), 20)
+    assert await peer.execute("still") == "still"
+
+
+async def test_a_session_without_calls_ends_at_once_when_it_is_opened_anew(start: Start, tmp_path: Path) -> None:
+    token, now, ended = tmp_path / "token", [0.0], asyncio.Event()
+
+    async def first(callee: Callee) -> None:
+        try:
+            await answers(callee)
+        finally:
+            ended.set()
+
+    token.write_text("the-first-token-of-it")
+    told = SecuritySettings(token_file=token, allow_insecure=True)
+    peer = await start(first, answers, security=Security(told, clock=lambda: now[0]))
+    assert await peer.execute("a") == "a"
+    token.write_text("the-second-token-of-it")
+    now[0] += 10
+    assert await peer.execute("b") == "b"
+    await asyncio.wait_for(ended.wait(), 20)
+    assert peer.servicer.sessions == 2
