@@ -20,13 +20,14 @@ from aixgo import DistributedRuntime, LocalRuntime, Message, agent
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.codec import encode_message
-from controlplane import COLUMNS, control_planes
 from measuring import ROUNDS, peer
 from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
 from session import session_costs
 from telemetry import telemetry_costs
+
+from controlplane import COLUMNS, control_planes
 
 PAYLOAD = "x" * 1024
 IN_FLIGHT = 64

@@ -28,6 +28,8 @@ LONGEST_PAUSE = 1.0
 """Seconds between attempts to register, at most."""
 RPC_TIMEOUT = 2.0
 """Seconds that a control plane may take to answer."""
+MAX_RPC_TIMEOUT = 16.0
+"""Seconds that it may take after it was too slow several times in a row: thousands may be registering at once."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that deregistering may take, all control planes together."""
 
@@ -147,6 +149,7 @@ class _Registration:
         self._instance = instance
         self._owner = owner
         self._listed_seq = 0
+        self._patience = RPC_TIMEOUT
         self._wake = asyncio.Event()
 
     @property
@@ -172,8 +175,11 @@ class _Registration:
                 reason = "it ended the renewals"
             except grpc.aio.AioRpcError as error:
                 reason = self._explain(error)
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._be_patient()
             except TimeoutError:
-                reason = f"no answer within {RPC_TIMEOUT:.0f} s"
+                reason = f"no answer within {self._patience:.0f} s"
+                self._be_patient()
             was_listed = self.listed
             self._set_listed(0)
             if was_listed:
@@ -210,7 +216,8 @@ class _Registration:
         """Register what is announced; the seconds of the lease."""
         instance = self._instance
         request = registry_pb2.RegisterRequest(instance=instance_to_proto(instance), lease_ms=round(lease * 1000))
-        response = await self._stub.Register(request, timeout=RPC_TIMEOUT)
+        response = await self._stub.Register(request, timeout=self._patience)
+        self._patience = RPC_TIMEOUT
         self.refusal = None
         self._contact.made()
         self._set_listed(instance.seq)
@@ -218,7 +225,7 @@ class _Registration:
 
     async def _renew(self, call: RenewCall) -> bool:
         request = registry_pb2.RenewRequest(instance_id=self._instance.instance_id, seq=self._instance.seq)
-        async with asyncio.timeout(RPC_TIMEOUT):
+        async with asyncio.timeout(self._patience):
             await call.write(request)
             answer = await call.read()
         return isinstance(answer, registry_pb2.RenewResponse) and answer.known
@@ -229,6 +236,10 @@ class _Registration:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         self._wake.clear()
+
+    def _be_patient(self) -> None:
+        # Asking a control plane again that is only slow, with as little patience, is what would keep it slow.
+        self._patience = min(self._patience * 2, MAX_RPC_TIMEOUT)
 
     def _explain(self, error: grpc.aio.AioRpcError) -> str:
         refusal = from_rpc(error)

@@ -374,3 +374,64 @@ class RegistryMachine(RuleBasedStateMachine):
 
 TestRegistryMachine = RegistryMachine.TestCase
 TestRegistryMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_watch_by_name_tells_which_agents_there_are_and_the_instances_of_those_asked_for(registry: Registry):
+    registry.grant(instance("a", agents=("echo",)))
+    registry.grant(instance("b", agents=("upper",)))
+    update = registry.watch(["upper"], by_name=True).take()
+    assert update is not None
+    assert update.changed == (instance("b", agents=("upper",)),)
+    assert {info.name for info in update.agents} == {"echo", "upper"}
+    nothing_asked = registry.watch(by_name=True).take()
+    assert nothing_asked is not None
+    assert nothing_asked.changed == ()
+
+
+def test_a_watch_by_name_hears_of_other_agents_only_when_they_come_or_end(registry: Registry):
+    registry.grant(instance("a", agents=("echo",)))
+    watch = registry.watch(by_name=True)
+    watch.take()
+    registry.grant(instance("a", seq=2, agents=("echo",)))
+    registry.grant(instance("b", agents=("echo",)))
+    registry.revoke("b", 2)
+    assert watch.take() is None
+    registry.grant(instance("a", seq=3, agents=("upper",)))
+    update = watch.take()
+    assert update is not None
+    assert [info.name for info in update.agents] == ["upper"]
+    assert update.ended == ("echo",)
+    assert (update.changed, update.removed) == ((), ())
+
+
+def test_what_others_do_never_cuts_off_who_does_not_watch_them(clock: Clock):
+    registry = Registry("e", clock, limits=RegistryLimits(behind=3))
+    registry.grant(instance("a", agents=("echo",)))
+    registry.grant(instance("b", agents=("upper",)))
+    watch = registry.watch(["upper"], by_name=True)
+    watch.take()
+    for seq in range(2, 20):
+        registry.grant(instance("a", seq=seq, agents=("echo",)))
+    assert watch.take() is None
+    registry.grant(instance("b", seq=2, agents=("upper",)))
+    assert watch.take() is not None
+
+
+def test_who_went_is_told_to_those_who_watch_its_agents_and_who_was_never_seen_to_all(registry: Registry):
+    registry.grant(instance("a", agents=("echo",)))
+    registry.revoke("a", 2)
+    registry.revoke("stranger", 1)
+    for agents, expected in ((["upper"], {"stranger"}), (["echo"], {"a", "stranger"}), ([], {"a", "stranger"})):
+        update = registry.watch(agents).take()
+        assert update is not None
+        assert {removal.instance_id for removal in update.removed} == expected
+
+
+def test_a_closed_watch_hears_nothing_and_keeps_nothing(registry: Registry):
+    watch = registry.watch(["echo"], by_name=True)
+    watch.take()
+    watch.close()
+    registry.grant(instance())
+    update = watch.take()
+    assert update is not None
+    assert update.snapshot

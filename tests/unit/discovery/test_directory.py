@@ -320,3 +320,64 @@ class TwoControlPlanes(RuleBasedStateMachine):
 
 TestTwoControlPlanes = TwoControlPlanes.TestCase
 TestTwoControlPlanes.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def by_name(*changed: Instance, agents=(), ended=(), epoch="1", removed=(), first=True) -> Update:
+    infos = tuple(AgentInfo(name, role="llm") for name in agents)
+    return Update(epoch, 1, first, changed, tuple(removed), 10.0, infos, tuple(ended))
+
+
+def test_a_name_is_known_and_described_before_its_instances_are_asked_for(directory: Directory):
+    directory.apply("A", by_name(agents=["echo", "upper"]))
+    assert (directory.names(), directory.known("echo"), directory.known("nobody")) == (["echo", "upper"], True, False)
+    described = directory.described("echo")
+    assert described is not None
+    assert described.role == "llm"
+    assert directory.instances("echo") == ()
+
+
+def test_of_names_that_are_asked_for_the_instances_say_whether_they_are_served(directory: Directory):
+    directory.apply("A", by_name(instance(), agents=["echo", "upper"]), ["echo"])
+    assert directory.names() == ["echo", "upper"]
+    directory.apply("A", by_name(removed=[gone()], first=False))
+    assert directory.names() == ["upper"]
+    assert directory.known("echo")
+
+
+def test_names_come_and_end_and_are_visible_changes(directory: Directory):
+    directory.apply("A", by_name(agents=["echo"]))
+    version = directory.version
+    directory.apply("A", by_name(agents=["upper"], ended=["echo"], first=False))
+    assert directory.names() == ["upper"]
+    assert directory.version > version
+    version = directory.version
+    directory.apply("A", by_name(agents=["upper"]))
+    assert directory.version == version
+
+
+def test_a_wider_watch_takes_nothing_away_and_drops_what_went_in_between(directory: Directory):
+    directory.apply("A", by_name(instance("a"), instance("b"), agents=["echo", "upper"]), ["echo"])
+    directory.apply("A", by_name(instance("a"), instance("c", agents=("upper",)), agents=["echo", "upper"]), ["upper"])
+    assert {found.instance_id for found in directory.all()} == {"a", "c"}
+
+
+def test_names_too_survive_a_restart_for_one_lease(directory: Directory, clock: Clock):
+    directory.apply("A", by_name(agents=["echo", "upper"]))
+    directory.lost("A")
+    directory.apply("A", by_name(agents=["echo"], epoch="2"))
+    assert directory.names() == ["echo", "upper"]
+    assert directory.next_expiry() == clock.now + 10
+    clock.now += 10
+    version = directory.version
+    directory.tick()
+    assert directory.names() == ["echo"]
+    assert directory.version > version
+
+
+def test_names_of_a_control_plane_that_cannot_be_heard_count_only_while_none_can(directory: Directory):
+    directory.apply("A", by_name(agents=["echo"]))
+    directory.apply("B", by_name(agents=["upper"]))
+    directory.lost("B")
+    assert directory.names() == ["echo"]
+    directory.lost("A")
+    assert directory.names() == ["echo", "upper"]
