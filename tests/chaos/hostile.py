@@ -47,6 +47,8 @@ GROWTH = 64 * 1024 * 1024
 CEILING = 1024 * 1024 * 1024
 """Bytes that no process may ever hold."""
 GOOD_DEADLINE = 30.0
+DEFECTS = ("in aixgo", "never retrieved", "MemoryError", "RecursionError")
+"""What only defects write into a log."""
 
 
 @dataclass
@@ -67,6 +69,9 @@ class GoodCallers:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        async with asyncio.timeout(60):
+            while not await self._answered():  # noqa: ASYNC110  # the fleet is still finding itself
+                await asyncio.sleep(0.1)
         self._task = asyncio.create_task(self._work())
         return self
 
@@ -76,6 +81,13 @@ class GoodCallers:
         self._stopping.set()
         if self._task is not None:
             await self._task
+
+    async def _answered(self) -> bool:
+        try:
+            await self._runtime.call("shout", "first", timeout=GOOD_DEADLINE)
+        except AixgoError:
+            return False
+        return True
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
@@ -243,8 +255,7 @@ def verdict(siege: Siege) -> list[str]:
             broken.append(f"{name} held {_mb(watched.most.rss)} MB")
         if len(watched.rounds) > 2 and watched.rounds[-1].rss - watched.rounds[1].rss > GROWTH:
             broken.append(f"{name} grows: {[_mb(each.rss) for each in watched.rounds]} MB after each round")
-        if "Traceback" in victim.log():
-            broken.append(f"{name} logged a traceback:\n{_traceback(victim.log())}")
+        broken += [f"{name} logged: {line}" for line in _defects(victim.log())]
     for kind, served in siege.served.items():
         broken += [f"good callers ({kind}): {what} ({n}x)" for what, n in served.failed.items()]
     return broken
@@ -281,8 +292,9 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:.0f}"
 
 
-def _traceback(log: str) -> str:
-    return log[log.index("Traceback") :][:1500]
+def _defects(log: str) -> list[str]:
+    """Lines of a log that tell of a defect. What grpc.aio itself logs of callers who leave is none."""
+    return [line[:300] for line in log.splitlines() if any(sign in line for sign in DEFECTS)][:5]
 
 
 async def besiege(

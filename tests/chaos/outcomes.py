@@ -14,6 +14,8 @@ from aixgo.wire.status import DETAILS
 
 LEAKS = ("Traceback", 'File "', "<class ", "Exception calling", "Unexpected ", "object at 0x", "servicer method")
 """Parts of texts that only come out of a program's insides."""
+OWN_SIDE = "Internal error from Core"
+"""What grpc.aio says on the caller's side when a stream ends while it writes: no answer of the other side."""
 UNTYPED = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS)
 
 
@@ -45,7 +47,9 @@ class Outcomes:
         """An RPC has ended with a status: typed, unless it is one of those that say nothing, or its text leaks."""
         code, text = error.code(), error.details() or ""
         by_aixgo = any(key == DETAILS for key, _ in error.trailing_metadata() or ())
-        if code in UNTYPED or any(leak in text for leak in LEAKS):
+        if text == OWN_SIDE:
+            self.note("ended while it was written")
+        elif code in UNTYPED or any(leak in text for leak in LEAKS):
             self.wrong(f"{code.name}: {text}")
         else:
             self.note(code.name if by_aixgo else f"{code.name} by gRPC")

@@ -52,6 +52,9 @@ class Endless(Agent):
     def __init__(self, spec):
         self.name = spec.name
 
+    async def execute(self, message):
+        return message
+
     async def stream(self, message):
         while True:
             yield Delta("x" * 1000)

@@ -26,12 +26,16 @@ MAX_NESTING = 50
 """Deepest nesting of lists and mappings."""
 MAX_VALUES = 100_000
 """Most values, each counted as often as aliases repeat it."""
+MAX_MERGED = 100_000
+"""Most entries that `<<` brings into all mappings of a file together."""
+MAX_VARIABLES = 100
+"""Most `${` in one text."""
 
 Location: TypeAlias = tuple[str | int, ...]
 """Where a value stands: keys and indexes from the top of the document."""
 
 _VARIABLE = re.compile(
-    r"\$(?:(?P<escaped>\$)\{|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|(?P<bad>\{))"
+    r"\$(?:(?P<escaped>\$)\{|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*+))?\}|(?P<bad>\{))"
 )
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?")
@@ -129,6 +133,7 @@ class _Parser:
         self._problems = problems
         self._variables = variables
         self._anchors: dict[str, _Node] = {}
+        self._merges = 0
         self._events: Iterator[Any] = iter(())
 
     def parse(self, text: str) -> _Node:
@@ -207,6 +212,9 @@ class _Parser:
         mappings = [each for each in nodes if isinstance(each, _Map)]
         if len(mappings) < len(nodes):
             self._problems.add(line, "`<<` merges mappings; give it the alias of one (`<<: *name`)")
+        self._merges += sum(len(each.entries) for each in mappings)
+        if self._merges > MAX_MERGED:
+            raise self._broken(line, f"`<<` merges more than {MAX_MERGED} entries in this file; repeat less")
         return mappings
 
     def _scalar(self, event: Any) -> Any:
@@ -232,6 +240,8 @@ class _Parser:
                 )
             return default or ""
 
+        if text.count("${") > MAX_VARIABLES:
+            raise self._broken(line, f"a text with more than {MAX_VARIABLES} ${{...}}; write fewer")
         return _VARIABLE.sub(value, text)
 
     def _broken(self, line: int, what: str) -> _BrokenError:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 20
 """Problems that one error tells in full; the rest is counted."""
+MAX_KEPT = 1_000
+"""Problems of a file that are noted; whoever has so many need not know the others to begin."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,7 +37,7 @@ class Problems:
     def add(self, line: int, what: str) -> None:
         """Note a problem; the same one at the same line is noted once."""
         problem = Problem(line, what)
-        if problem not in self.found:
+        if len(self.found) < MAX_KEPT and problem not in self.found:
             self.found.append(problem)
 
     def error(self) -> ConfigError:

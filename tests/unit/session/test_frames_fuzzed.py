@@ -42,7 +42,12 @@ def frames() -> st.SearchStrategy[pb.Frame]:
         st.just({"load": pb.LoadFrame()}),
         st.just({}),
     ]
-    return st.builds(lambda number, body: pb.Frame(call=number, **body), NUMBERS, st.one_of(bodies))
+    return st.builds(frame, NUMBERS, st.one_of(bodies))
+
+
+def frame(number: int, body: dict[str, Any]) -> pb.Frame:
+    """A frame of a call with this body."""
+    return pb.Frame(call=number, **body)
 
 
 @st.composite
