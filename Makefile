@@ -89,9 +89,9 @@ render: $(VENV)/.dev ## write what is rendered under deploy/
 bench: $(VENV)/.dev ## what aixgo costs above what it stands on
 	@$(BIN)/python tests/bench/bench.py
 
-chaos: $(VENV)/.dev ## faults in real processes, cancelled trees, mailboxes whose processes are killed (over an hour)
-	$(BIN)/python -m tests.chaos
-	$(BIN)/python -m tests.chaos.mailboxes
+chaos: $(VENV)/.dev ## faults, cancelled trees, killed mailboxes and hostile input, in real processes (over an hour)
+	@held=0; for part in chaos chaos.mailboxes chaos.hostile; do \
+	  echo "$(BIN)/python -m tests.$$part" && $(BIN)/python -m tests.$$part || held=1; done; exit $$held
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) $(PROTO_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis dist
