@@ -34,8 +34,6 @@ CROWDS = 2
 """Client processes."""
 CONNECTIONS = 16
 """Connections of each."""
-REGISTERING = 20
-"""Registrations at once of each."""
 NAMES = 100
 """Agents that the instances serve, in turn."""
 LEASE = 10.0
@@ -59,21 +57,18 @@ async def crowd(address: str, first: int, count: int) -> None:
         grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)
     ]
     stubs = [RegistryServiceStub(channel) for channel in channels]
-    registering = asyncio.Semaphore(REGISTERING)
     async with asyncio.TaskGroup() as group:
         for index in range(first, first + count):
-            await registering.acquire()
             stub = stubs[index % CONNECTIONS]
             await stub.Register(pb.RegisterRequest(instance=instance_to_proto(instance(index))), timeout=30)
-            group.create_task(renew(stub, index, registering))
+            group.create_task(renew(stub, index))
         print("listed", flush=True)
 
 
-async def renew(stub: RegistryServiceStub, index: int, registering: asyncio.Semaphore) -> None:
+async def renew(stub: RegistryServiceStub, index: int) -> None:
     """Renew one lease on a stream of its own, as a registrar does, without what a registrar costs its own process."""
     request = pb.RenewRequest(instance_id=f"{index:032x}", seq=1)
     call = stub.Renew()
-    registering.release()
     while True:
         await asyncio.sleep(LEASE / 3)
         await call.write(request)

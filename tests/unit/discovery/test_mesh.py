@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc.aio
 import pytest
@@ -286,3 +286,74 @@ async def test_who_waits_for_a_change_hears_of_the_end():
         await waiting
     with pytest.raises(WrongState):
         await discovery.open()
+
+
+@asynccontextmanager
+async def watching_by_name(*addresses: str) -> AsyncIterator[Discovery]:
+    discovery = Discovery(addresses, by_name=True)
+    await discovery.open()
+    try:
+        assert await discovery.first_snapshot(5)
+        yield discovery
+    finally:
+        await discovery.close()
+
+
+async def test_a_client_hears_only_the_instances_of_the_names_it_asks_for(control_plane: ControlPlane):
+    address = control_plane.address
+    async with (
+        registered(address, key="a", agents=("echo",)),
+        registered(address, key="b", agents=("upper",)) as other,
+        watching_by_name(address) as discovery,
+    ):
+        assert discovery.directory.names() == ["echo", "upper"]
+        assert discovery.directory.all() == ()
+        discovery.follow(["echo"])
+        await shown(discovery, "a")
+        other.agents = ("upper", "lower")
+        await other.registrar.announce()
+        async with asyncio.timeout(10):
+            while "lower" not in discovery.directory.names():
+                await discovery.changed(discovery.directory.version)
+        await shown(discovery, "a")
+        discovery.follow_all()
+        await shown(discovery, "a", "b")
+
+
+async def test_names_asked_for_one_after_the_other_are_all_heard(control_plane: ControlPlane):
+    address = control_plane.address
+    names = tuple(f"agent{index}" for index in range(20))
+    async with AsyncExitStack() as stack:
+        for name in names:
+            await stack.enter_async_context(registered(address, key=name, agents=(name,)))
+        discovery = await stack.enter_async_context(watching_by_name(address))
+        for name in names:
+            discovery.follow([name])
+            await asyncio.sleep(0)
+        await shown(discovery, *names)
+
+
+async def test_a_watch_by_name_survives_a_restart_and_hears_of_new_names_while_one_control_plane_is_away(
+    control_plane: ControlPlane,
+):
+    other = ControlPlane()
+    await other.start()
+    try:
+        addresses = (control_plane.address, other.address)
+        async with (
+            registered(*addresses, key="a"),
+            registered(*addresses, key="b", agents=("upper",)),
+            watching_by_name(*addresses) as discovery,
+        ):
+            discovery.follow(["echo"])
+            await shown(discovery, "a")
+            await control_plane.kill()
+            discovery.follow(["upper"])
+            await shown(discovery, "a", "b")
+            await other.kill()
+            assert discovery.directory.names() == ["echo", "upper"]
+            await control_plane.start()
+            await other.start()
+            await shown(discovery, "a", "b")
+    finally:
+        await other.kill()

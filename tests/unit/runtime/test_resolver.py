@@ -159,3 +159,45 @@ async def test_a_channel_to_a_control_plane_can_be_opened_before_it_is_there() -
     channel = open_channel("127.0.0.1:1")
     assert isinstance(channel, grpc.aio.Channel)
     await channel.close()
+
+
+def by_name(*agents: str) -> Discovery:
+    """Discovery by name that has heard which agents there are."""
+    discovery = Discovery(["cp:1"], by_name=True)
+    infos = tuple(AgentInfo(name, role="llm") for name in agents)
+    discovery.directory.apply("cp:1", Update("e", 1, True, (), (), 10.0, infos))
+    return discovery
+
+
+class Following(Discovery):
+    """Discovery that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(["cp:1"], by_name=True)
+        self.asked: list[str] = []
+
+    def follow(self, names) -> None:
+        self.asked.extend(names)
+
+
+def test_the_instances_of_a_name_are_asked_for_once_it_is_used_and_only_if_it_is_known() -> None:
+    discovery = Following()
+    discovery.directory.apply("cp:1", Update("e", 1, True, (), (), 10.0, (AgentInfo("a"), AgentInfo("b"))))
+    resolver = Resolver(discovery)
+    for name in ("a", "invented", "a"):
+        assert resolver.instances(name) == ()
+    assert discovery.asked == ["a"]
+
+
+def test_what_is_not_asked_for_is_listed_known_and_described() -> None:
+    resolver = Resolver(by_name("a", "b"))
+    info = resolver.info("b")
+    assert info is not None
+    assert info.role == "llm"
+    assert (resolver.names(), resolver.known("b"), resolver.known("c")) == (["a", "b"], True, False)
+
+
+async def test_a_name_that_is_used_before_anything_is_heard_is_asked_for_with_the_first_watch() -> None:
+    discovery = Following()
+    assert not await Resolver(discovery).find("a", 0.0)
+    assert discovery.asked == ["a"]
