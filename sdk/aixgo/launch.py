@@ -163,6 +163,7 @@ def make_runtime(config: Config, settings: Settings) -> BaseRuntime:
     return DistributedRuntime(
         control_plane=control_plane,
         connect=deployment.connect,
+        hedged=config.hedged,
         mailboxes=make_mailboxes(config, settings),
         security=security,
         transport=settings.transport,

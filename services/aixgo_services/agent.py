@@ -13,7 +13,7 @@ from aixgo.config.settings import Settings
 from aixgo.launch import make_mailboxes, make_resources, make_security, telemetry_settings
 from aixgo.message import new_id
 from aixgo.runtime.distributed import DistributedRuntime
-from aixgo.server.server import AgentServer
+from aixgo.server.server import AgentServer, ServerLimits
 from aixgo.telemetry.setup import set_up
 
 if TYPE_CHECKING:
@@ -53,28 +53,33 @@ async def serve_agents(
         try:
             security = make_security(variables)
             settings = Settings.read(variables)
+            limits = ServerLimits(rate_limit=settings.rate(config.deployment.rate_limit))
             runtime = DistributedRuntime(
                 control_plane=place.control_plane,
                 connect=config.deployment.connect,
+                hedged=config.hedged,
                 mailboxes=make_mailboxes(config, settings),
                 security=security,
                 transport=settings.transport,
             )
             for agent in build_agents(config, resources, names):
                 runtime.register(agent)
-            async with runtime, _server(runtime, place, instance_id, security) as server:
+            async with runtime, _server(runtime, place, instance_id, security, limits) as server:
                 ready(server)
                 await stop.wait()
         finally:
             await resources.close()
 
 
-def _server(runtime: DistributedRuntime, place: Place, instance_id: str, security: Security) -> AgentServer:
+def _server(
+    runtime: DistributedRuntime, place: Place, instance_id: str, security: Security, limits: ServerLimits
+) -> AgentServer:
     return AgentServer(
         runtime,
         listen=place.listen,
         advertise=place.advertise,
         control_plane=place.control_plane,
+        limits=limits,
         instance_id=instance_id,
         security=security,
     )

@@ -133,6 +133,7 @@ async def serve_gateway(
     size = limits.max_message_bytes
     given = read_environment() if variables is None else variables
     settings, security = Settings.read(given), make_security(given)
+    limits = replace(limits, rate_limit=limits.rate_limit or settings.rate())
     async with (
         set_up(telemetry_settings(None, given, ["gateway"])),
         DistributedRuntime(

@@ -42,6 +42,7 @@ from aixgo.mailboxes.contract import (
 from aixgo.mailboxes.places import MEMORY as IN_MEMORY
 from aixgo.mailboxes.places import check_mailbox
 from aixgo.runtime.dns import SCHEME
+from aixgo.server.limits import RateLimit
 from aixgo.sessions.contract import MAX_SESSIONS, MAX_TURN_BYTES, MAX_TURNS, SessionLimits
 from aixgo.sessions.stores import MEMORY, check_store
 from aixgo.telemetry.settings import check_url
@@ -212,6 +213,17 @@ class PlacementSpec(_Section):
     image: str | None = None
 
 
+class RateLimitSpec(_Section):
+    """How often one caller may call a process that serves; who it is, its certificate or token says, else its host."""
+
+    per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(description="Calls and messages a second.")
+    burst: Count | None = Field(default=None, description="And so many at once; if not said, those of one second.")
+
+    def limit(self) -> RateLimit:
+        """The same as servers take it."""
+        return RateLimit.of(self.per_second, self.burst)
+
+
 class DeploymentSpec(_Section):
     """Where agents run."""
 
@@ -225,6 +237,7 @@ class DeploymentSpec(_Section):
         " for all other names; {name} in its host stands for the name.",
     )
     agents: dict[str, PlacementSpec] = Field(default_factory=dict)
+    rate_limit: RateLimitSpec | None = Field(default=None, description="Of each caller, at each process.")
 
 
 class SessionsSpec(_Section):

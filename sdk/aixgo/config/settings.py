@@ -13,10 +13,11 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aixgo.config.schema import MailboxAddress, StoreAddress, check_address
+from aixgo.config.schema import MailboxAddress, RateLimitSpec, StoreAddress, check_address
 from aixgo.errors import ConfigError
 from aixgo.security.rules import DEFAULT_REGISTRATION, Rules
 from aixgo.security.settings import SecuritySettings, TlsMode
+from aixgo.server.limits import RateLimit
 
 PREFIX = "AIXGO_"
 DEFAULT_CONTROL_PLANE = "localhost:50050"
@@ -33,6 +34,14 @@ def _upper(value: Any) -> Any:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _check_rate(value: str) -> str:
+    try:
+        RateLimit.parse(value)
+    except ConfigError as error:
+        raise ValueError(error.message) from error
+    return value
 
 
 Address = Annotated[str, AfterValidator(check_address)]
@@ -84,11 +93,20 @@ class Settings(BaseSettings):
         default=DEFAULT_REGISTRATION, description="For a control plane: who may register which names."
     )
     allow_callers: str = Field(default="", description="For a server or gateway: who may call which agents.")
+    rate_limit: Annotated[str, AfterValidator(_check_rate)] | None = Field(
+        default=None, description="PER_SECOND:BURST of each caller of a server; overrides deployment.rate_limit."
+    )
     health_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         default=None, description="Port of health checks without TLS, for probes."
     )
     local_model_url: str = Field(default="", description="Base URL of a process that serves the embedded model.")
     model_dir: Path | None = Field(default=None, description="Where weights lie.")
+
+    def rate(self, spec: RateLimitSpec | None = None) -> RateLimit | None:
+        """The rate limit that they, or else the file, ask for; None for none."""
+        if self.rate_limit:
+            return RateLimit.parse(self.rate_limit)
+        return None if spec is None else spec.limit()
 
     def security(self) -> SecuritySettings:
         """What they say of TLS, tokens and access. Raises ConfigError for what does not go together."""

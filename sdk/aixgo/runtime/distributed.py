@@ -46,7 +46,8 @@ class DistributedRuntime(BaseRuntime):
     names that are not known otherwise: `{"*": "gateway:50051"}` for a gateway, `{"*": "dns:///{name}.agents:50051"}`
     for a headless Service of each agent. `resolve` looks host names up, in place of the system. `security` says how
     others are dialled (without it: in plain text). `transport` says how calls travel: `plain`, `session` or `auto` (see
-    TransportChoice). It must be entered (`async with`) before it calls other processes.
+    TransportChoice). `hedged` are the seconds after which calls of an agent are hedged, by its name, as
+    `CallOptions.hedge_after` says for one call. It must be entered (`async with`) before it calls other processes.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DistributedRuntime(BaseRuntime):
         resolve: Resolve = system_resolve,
         security: Security | None = None,
         transport: TransportChoice | str = TransportChoice.PLAIN,
+        hedged: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
             max_depth=max_depth,
@@ -76,7 +78,7 @@ class DistributedRuntime(BaseRuntime):
         self._resolver = Resolver(self._discovery, self._hosts)
         self._replicas = Replicas(self._resolver, self._transport.healthy)
         self._sessions = self._make_sessions(TransportChoice.of(transport), max_message_bytes + 64 * 1024)
-        self._remote = RemoteCalls(self._replicas, self._transport, self._sessions)
+        self._remote = RemoteCalls(self._replicas, self._transport, self._sessions, hedged=hedged)
         self._describing: set[asyncio.Task[None]] = set()
         self._entered = False
         for name, address in (connect or {}).items():

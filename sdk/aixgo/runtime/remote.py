@@ -36,14 +36,23 @@ Trace = tuple[str, str, str]
 
 
 class RemoteCalls:
-    """Calls to the instances of `replicas`: over `sessions` where there are any, else over `transport`."""
+    """Calls to the instances of `replicas`: over `sessions` where there are any, else over `transport`.
 
-    def __init__(self, replicas: Replicas, transport: PlainTransport, sessions: SessionTransport | None = None) -> None:
+    `hedged` are the seconds after which calls are hedged that do not say it, by the name of the agent that is called.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        transport: PlainTransport,
+        sessions: SessionTransport | None = None,
+        *,
+        hedged: Mapping[str, float] | None = None,
+    ) -> None:
         self.replicas = replicas
         self.transport = transport
         self.sessions = sessions
-        self.hedged: Mapping[str, float] = {}
-        """Seconds after which calls are hedged that do not say it, by the name of the agent that is called."""
+        self._hedged = hedged or {}
         self._call_ids = itertools.count(1)
         self._prefix = new_id()
 
@@ -201,7 +210,7 @@ class RemoteCalls:
     def _hedged_after(self, target: str, options: CallOptions) -> float | None:
         after = options.hedge_after
         if after is None:
-            return self.hedged.get(target) if self.hedged else None
+            return self._hedged.get(target) if self._hedged else None
         if not after > 0:
             raise InvalidInput(f"hedge_after is {after}; give seconds, more than 0, or None not to hedge")
         return after

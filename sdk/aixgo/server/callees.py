@@ -30,7 +30,7 @@ class IncomingCall:
     """One call as a transport hands it over. `timeout` is in seconds; `depth` and `path` are the caller's.
 
     `trace` is traceparent, tracestate and baggage. `answered_by` is written when the call is served: the instance that
-    answers, where that is another than this process. `caller` is who has shown to be calling.
+    answers, where that is another than this process. `caller` is who has shown to be calling, `peer` where from.
     """
 
     agent: str
@@ -44,6 +44,7 @@ class IncomingCall:
     trace: tuple[str, str, str] = NO_TRACE
     answered_by: str = ""
     caller: Caller = ANONYMOUS
+    peer: str = ""
 
 
 class Callees(Protocol):

@@ -26,6 +26,7 @@ from aixgo.runtime.entry import finished_reply, past_deadline, typed
 from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.security.security import Security
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
+from aixgo.server.limits import RateLimit, RateLimits
 from aixgo.telemetry import spans
 from aixgo.usage import NO_USAGE, Ledger, Usage
 
@@ -143,7 +144,7 @@ class RunningCall:
 class CallServer:
     """Serves calls to `callees`, at most `max_concurrent_calls` at once, of those whom `security` lets in.
 
-    `instance_id` is the process's own; `clock` gives seconds.
+    `instance_id` is the process's own. `rate_limit` is for each caller. `clock` gives seconds.
     """
 
     def __init__(
@@ -153,11 +154,13 @@ class CallServer:
         max_concurrent_calls: int = MAX_CONCURRENT_CALLS,
         security: Security | None = None,
         instance_id: str = "",
+        rate_limit: RateLimit | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._callees = callees
         self._instance_id = instance_id
         self._clock = clock
+        self._rates = None if rate_limit is None else RateLimits(rate_limit, clock=clock)
         self.security = security or Security()
         self.limit = max_concurrent_calls
         self._running: dict[str, RunningCall] = {}
@@ -183,6 +186,11 @@ class CallServer:
     def count(self) -> int:
         """Calls that run now."""
         return len(self._running)
+
+    @property
+    def reads_peers(self) -> bool:
+        """Whether it matters where a call comes from; asking gRPC costs time."""
+        return self._rates is not None
 
     @property
     def reads_traces(self) -> bool:
@@ -260,9 +268,11 @@ class CallServer:
             return False
         return True
 
-    async def deliver(self, agent: str, letter: Letter, caller: Caller = ANONYMOUS) -> str:
+    async def deliver(self, agent: str, letter: Letter, caller: Caller = ANONYMOUS, peer: str = "") -> str:
         """Put a letter into a mailbox and return the instance that has it, "" being this one; raises AixgoError."""
         self.security.check_call(caller, agent, self._callees.allowed_callers(agent))
+        if self._rates is not None:
+            self._rates.check(caller, peer)
         if self.draining:
             raise refused(InstanceDraining("this instance is draining and takes no new messages"))
         return await self._callees.deliver(agent, letter)
@@ -270,6 +280,8 @@ class CallServer:
     def _admit(self, call: IncomingCall) -> None:
         """Raise a refusal when the call cannot be taken; all but those of access let the caller try elsewhere."""
         self.security.check_call(call.caller, call.agent, self._callees.allowed_callers(call.agent))
+        if self._rates is not None:
+            self._rates.check(call.caller, call.peer)
         if self._refused and self._refused.pop(_own_id(call.caller, call.call_id), None) is not None:
             raise CallCancelled("the call was cancelled before it came")
         if self.draining:

@@ -24,6 +24,7 @@ from aixgo.runtime.instance import Instance, InstanceState
 from aixgo.security.security import Security
 from aixgo.server.callees import Callees, OwnAgents
 from aixgo.server.calls import MAX_CONCURRENT_CALLS, CallServer
+from aixgo.server.limits import RateLimit
 from aixgo.server.listening import MAX_RPCS, add_health_and_reflection, bind, new_server, open_health_port
 from aixgo.server.loop_watch import LoopWatch
 from aixgo.server.registrar import Registrar
@@ -48,11 +49,12 @@ STOP_GRACE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """How much an AgentServer takes: bytes of a message, calls at once, and seconds for a drain."""
+    """How much an AgentServer takes: bytes of a message, calls at once, seconds for a drain, calls of one caller."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent_calls: int = MAX_CONCURRENT_CALLS
     drain_timeout: float = 10.0
+    rate_limit: RateLimit | None = None
 
 
 class AgentServer:
@@ -87,7 +89,11 @@ class AgentServer:
         self._security = security or Security()
         limit = self._limits.max_concurrent_calls
         self._calls = CallServer(
-            self._callees, max_concurrent_calls=limit, security=self._security, instance_id=self.instance_id
+            self._callees,
+            max_concurrent_calls=limit,
+            security=self._security,
+            instance_id=self.instance_id,
+            rate_limit=self._limits.rate_limit,
         )
         dial = partial(open_channel, security=self._security)
         self._sessions = Sessions(self._calls, max_bytes=self._limits.max_message_bytes + HEADROOM)

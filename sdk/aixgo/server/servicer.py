@@ -115,7 +115,7 @@ class AgentServicer(AgentServiceServicer):
             if not message.session_id and request.context.session_id:
                 message = message.with_(session_id=request.context.session_id)
             letter = Letter(message, tuple(request.context.agent_path), request.context.traceparent)
-            instance_id = await self._calls.deliver(request.agent, letter, caller)
+            instance_id = await self._calls.deliver(request.agent, letter, caller, self._peer(context))
             return pb.DeliverResponse(instance_id=instance_id or self._instance_id)
         except AixgoError as error:
             await abort(context, error)
@@ -141,7 +141,12 @@ class AgentServicer(AgentServiceServicer):
         """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
         remaining = cast("float | None", context.time_remaining())  # None when the RPC has no deadline
         trace = _trace(request.context, context) if self._calls.reads_traces else NO_TRACE
-        return read_call(request, remaining, trace)
+        call = read_call(request, remaining, trace)
+        call.peer = self._peer(context)
+        return call
+
+    def _peer(self, context: Context) -> str:
+        return context.peer() if self._calls.reads_peers else ""
 
 
 def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:

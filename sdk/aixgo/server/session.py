@@ -88,6 +88,7 @@ class ServedSession:
         self._calls = calls
         self._stream = stream
         self._caller = caller
+        self._peer = stream.peer() if calls.reads_peers else ""
         self._protocol = CalleeSession(max_bytes)
         self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
         self._cancels: set[asyncio.Task[None]] = set()
@@ -181,7 +182,7 @@ class ServedSession:
     async def _serve(self, number: int, opening: pb.OpenFrame) -> None:
         try:
             call = read_call(opening, trace=self._trace(opening))
-            call.caller = self._caller
+            call.caller, call.peer = self._caller, self._peer
             if opening.stream:
                 await self._serve_stream(number, opening, call)
             else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aixgo.config.schema import RateLimitSpec
 from aixgo.config.settings import Settings, read_environment
 from aixgo.errors import ConfigError
+from aixgo.server.limits import RateLimit
 
 
 def test_nothing_set_means_the_defaults():
@@ -55,3 +57,12 @@ def test_a_dotenv_file_that_is_no_text_is_named(tmp_path: Path):
     (tmp_path / ".env").write_bytes(b"A=\xff\xfe")
     with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
         read_environment(tmp_path)
+
+
+def test_a_rate_limit_of_the_environment_wins_over_the_files() -> None:
+    spec = RateLimitSpec(per_second=5)
+    assert Settings.read({"AIXGO_RATE_LIMIT": "2:9"}).rate(spec) == RateLimit(2.0, 9)
+    assert Settings.read({}).rate(spec) == RateLimit(5.0, 5)
+    assert Settings.read({}).rate() is None
+    with pytest.raises(ConfigError, match="AIXGO_RATE_LIMIT: rate_limit is 'much'; write calls a second"):
+        Settings.read({"AIXGO_RATE_LIMIT": "much"})

@@ -189,7 +189,7 @@ async def test_a_call_is_not_hedged_where_that_must_not_be(why: str) -> None:
 
 async def test_agents_that_are_hedged_by_configuration_need_no_option() -> None:
     mesh = Mesh("x", "y")
-    mesh.calls.hedged = {"a": AT_ONCE}
+    mesh.calls = RemoteCalls(mesh.replicas, mesh.peers, hedged={"a": AT_ONCE})  # pyright: ignore[reportArgumentType]
     call = mesh.call(None)
     await mesh.peers.hears(2)
     mesh.peers.answer("y", reply("from y"))

@@ -25,6 +25,7 @@ from aixgo.mailboxes.contract import Letter
 from aixgo.server import calls as module
 from aixgo.server.callees import IncomingCall, OwnAgents
 from aixgo.server.calls import CallServer
+from aixgo.server.limits import RateLimit
 
 
 def spend(tokens: int) -> None:
@@ -441,3 +442,43 @@ async def test_a_call_that_ended_before_its_cancel_came_says_what_it_spent() -> 
 
 def granted(name: str, call_id: str = "") -> IncomingCall:
     return IncomingCall(name, Message("x"), call_id, 60.0, budget=Budget(100))
+
+
+async def test_a_caller_over_its_rate_is_refused_calls_streams_and_messages() -> None:
+    runtime = LocalRuntime()
+    runtime.register(echo)
+    server = CallServer(OwnAgents(runtime), rate_limit=RateLimit(1, 1), clock=Clock())
+    call = incoming("echo")
+    call.peer = "ipv4:10.0.0.1:4000"
+    assert (await serve(server, call)).payload == "x"
+    letter = Letter(Message("x"))
+    for again in (serve(server, call), read(server, call), server.deliver("echo", letter, peer=call.peer)):
+        with pytest.raises(Overloaded, match="this caller may call 1 times a second"):
+            await again
+    call.peer = "ipv4:10.0.0.2:4000"
+    assert (await serve(server, call)).payload == "x"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_agent_that_has_as_many_calls_as_it_takes_lets_others_wait_and_refuses_the_rest(stream: bool) -> None:
+    slow = Slow()
+    slow.max_concurrent_calls, slow.max_queue = 1, 1
+    server = serving(slow)
+
+    def work(call_id: str) -> asyncio.Task[object]:
+        call = incoming("slow", call_id)
+        return asyncio.create_task(read(server, call) if stream else server.serve(call))
+
+    running = work("running")
+    await slow.begun.wait()
+    waiting = work("waiting")
+    while server.count < 2:  # noqa: ASYNC110  # nothing announces it
+        await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="max_concurrent_calls") as caught:
+        await work("refused")
+    assert (caught.value.accepted, caught.value.usage) == (False, Usage())
+    assert await server.cancel("waiting") == Usage()
+    with pytest.raises(CallCancelled):
+        await waiting
+    slow.go.set()
+    await running
