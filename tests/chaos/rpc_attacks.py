@@ -22,6 +22,8 @@ from tests.chaos.outcomes import Outcomes
 AGENT, REGISTRY, HEALTH = "/aixgo.v1.AgentService/", "/aixgo.v1.RegistryService/", "/grpc.health.v1.Health/"
 HANG = 60.0
 """Seconds after which an RPC that has not ended hangs."""
+ANSWERED = 4.0
+"""Seconds within which a session answers what it has to answer; some input needs none."""
 HELD = 1.0
 """Seconds that a stream is left unread."""
 
@@ -81,7 +83,7 @@ async def frames(
     made: Any = channel
     stream = made.stream_stream(AGENT + "Session", None, pb.SessionResponse.FromString)(metadata=metadata)
     try:
-        async with asyncio.timeout(HELD if not reads else 10.0):
+        async with asyncio.timeout(ANSWERED if reads else HELD):
             for request in requests:
                 await stream.write(request)
             while reads:

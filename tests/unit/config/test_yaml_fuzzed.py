@@ -16,11 +16,30 @@ from hypothesis import strategies as st
 EXAMPLES = [
     file.read_bytes() for file in sorted((Path(__file__).parents[3] / "examples").glob("*/*.yaml")) if file.is_file()
 ]
-WORDS = st.sampled_from(
-    "version: 2\n|agents:|  - |name: a|role: |orchestration:|{|}|[|]|,|&a |*a|<<: *a|!!binary x|!x |${A|${A:-|$${"
-    "|!!python/object/apply:os.system ['true']|? |: |- |---\n|...\n|%YAML 1.1\n|\n|  |\t|'|\"|\\x|\\u00e9|#|\ufeff|~"
-    "|>\n  x".split("|")
+PIECES = ("version: 2\n", "agents:", "name: a", "&a ", "*a", "<<: *a", "${A", "${A:-", "$${", "!x ", "|\n  x", ">\n  x")
+MARKS = (
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "? ",
+    ": ",
+    "- ",
+    "---\n",
+    "...\n",
+    "\n",
+    "  ",
+    "\t",
+    "'",
+    '"',
+    "\\x",
+    "#",
+    "\ufeff",
+    "~",
 )
+TAGS = ("!!binary x", "!!python/object/apply:os.system ['true']", "%YAML 1.1\n", "!!python/name:os.system ", "!!set {}")
+WORDS = st.sampled_from(PIECES + MARKS + TAGS)
 
 
 def understood(content: str | bytes) -> Config | ConfigError:

@@ -313,3 +313,24 @@ async def test_the_result_of_a_stream_needs_no_credit(served: Served) -> None:
         frame = await caller.frame()
     assert frame is not None
     assert frame.result.message.text == "x"
+
+
+@pytest.mark.parametrize("least", ["0", "100"])
+async def test_a_caller_that_could_not_take_its_own_errors_is_refused_and_holds_up_no_drain(served: Served, least: str):
+    async with served.caller(("aixgo-max-message-bytes", least)) as caller:
+        with pytest.raises(grpc.aio.AioRpcError, match="16384 bytes at least") as caught:
+            await caller.frame()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await served.server.drain()
+
+
+async def test_two_million_empty_frames_end_their_session_and_nothing_else(served: Served):
+    async with served.caller() as hostile, served.caller() as honest:
+        await hostile.stream.write(pb.SessionRequest.FromString(b"\x0a\x00" * 2_000_000))
+        last = await hostile.frame()
+        assert last is not None
+        assert "frames came in one message" in last.error.message
+        await honest.send(pb.Frame(call=1, open=pb.OpenFrame(agent="echo")))
+        answer = await honest.frame()
+        assert answer is not None
+        assert answer.HasField("result")

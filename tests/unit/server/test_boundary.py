@@ -1,0 +1,100 @@
+"""The boundary of every server: what callers are told of input that cannot be parsed, and of defects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from aixgo.errors import AixgoError, InternalError, InvalidInput, NotSupported
+from aixgo.server.listening import new_server
+from aixgo.v1 import agent_pb2 as pb
+from aixgo.wire.status import from_rpc
+from google.protobuf.message import Message
+
+SECRET = "the password is hunter2"
+
+
+async def broken(request: Message, context: object) -> Message:
+    raise RuntimeError(SECRET)
+
+
+async def broken_stream(request: Message, context: object) -> AsyncIterator[Message]:
+    yield pb.CancelResponse(found=True)
+    raise RuntimeError(SECRET)
+
+
+async def typed(request: Message, context: object) -> Message:
+    raise NotSupported("not here")
+
+
+async def collects(requests: AsyncIterator[Message], context: object) -> Message:
+    async for _ in requests:
+        pass
+    return pb.CancelResponse(found=True)
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    made: Any = grpc
+    parse, encode = pb.CancelRequest.FromString, pb.CancelResponse.SerializeToString
+    handlers = {
+        "Broken": made.unary_unary_rpc_method_handler(broken, parse, encode),
+        "BrokenStream": made.unary_stream_rpc_method_handler(broken_stream, parse, encode),
+        "Typed": made.unary_unary_rpc_method_handler(typed, parse, encode),
+        "Collects": made.stream_unary_rpc_method_handler(collects, parse, encode),
+    }
+    server = new_server(4096)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def ask(channel: Any, method: str, request: bytes) -> None:
+    if method == "BrokenStream":
+        async for _ in channel.unary_stream(f"/t.T/{method}")(request):
+            pass
+    elif method == "Collects":
+        await channel.stream_unary(f"/t.T/{method}")(iter([request]))
+    else:
+        await channel.unary_unary(f"/t.T/{method}")(request)
+
+
+async def refusal(address: str, method: str, request: bytes) -> AixgoError | None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask(channel, method, request)
+        assert SECRET not in str(caught.value)
+        return from_rpc(caught.value)
+
+
+@pytest.mark.parametrize("method", ["Broken", "BrokenStream", "Typed", "Collects"])
+async def test_bytes_that_are_no_request_are_refused_as_invalid_input(address: str, method: str) -> None:
+    assert isinstance(await refusal(address, method, b"\xff\xff\xff"), InvalidInput)
+
+
+@pytest.mark.parametrize("method", ["Broken", "BrokenStream"])
+async def test_what_a_defect_says_is_for_the_log_and_not_for_the_caller(
+    address: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, "aixgo"):
+        assert isinstance(await refusal(address, method, b""), InternalError)
+    assert SECRET in caplog.text
+
+
+async def test_a_typed_error_ends_the_rpc_as_it_is(address: str) -> None:
+    assert isinstance(await refusal(address, "Typed", b""), NotSupported)
+
+
+async def test_methods_that_nobody_serves_are_refused_by_grpc_and_not_kept(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        made: Any = channel
+        for number in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await made.unary_unary(f"/t.T/Unknown{number}")(b"")
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
