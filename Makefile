@@ -89,8 +89,8 @@ render: $(VENV)/.dev ## write what is rendered under deploy/
 bench: $(VENV)/.dev ## what aixgo costs above what it stands on
 	@$(BIN)/python tests/bench/bench.py
 
-chaos: $(VENV)/.dev ## faults, cancelled trees, killed mailboxes and hostile input, in real processes (over an hour)
-	@held=0; for part in chaos chaos.mailboxes chaos.hostile; do \
+chaos: $(VENV)/.dev ## faults, cancelled trees, killed mailboxes, hostile input and a soak, in real processes (hours)
+	@held=0; for part in chaos chaos.mailboxes chaos.hostile chaos.soak; do \
 	  echo "$(BIN)/python -m tests.$$part" && $(BIN)/python -m tests.$$part || held=1; done; exit $$held
 
 clean: ## remove everything that make made
