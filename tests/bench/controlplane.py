@@ -30,15 +30,16 @@ from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 from aixgo.wire.instances import instance_to_proto
 
 SIZES = tuple(int(size) for size in os.environ.get("AIXGO_BENCH_INSTANCES", "100,1000,10000").split(","))
-CROWDS = 2
+CROWDS = 4
 """Client processes."""
 CONNECTIONS = 16
 """Connections of each."""
 NAMES = 100
 """Agents that the instances serve, in turn."""
-LEASE = 10.0
-WINDOW = 10.0
-"""Seconds over which the control plane's CPU is taken: three renewals of each lease."""
+LEASE = float(os.environ.get("AIXGO_BENCH_LEASE", "10"))
+"""Seconds; a longer one is for machines that cannot run so many clients, and needs the share scaled by hand."""
+WINDOW = max(10.0, LEASE / 3)
+"""Seconds over which the control plane's CPU is taken: three renewals of each lease of 10 s, one of a longer one."""
 REGISTRATIONS = 200
 
 

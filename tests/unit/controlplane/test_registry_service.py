@@ -144,6 +144,25 @@ async def test_a_watcher_that_is_too_slow_is_cut_off(stub: RegistryServiceStub, 
     assert isinstance(await error_of(call.read()), LimitExceeded)
 
 
+async def test_a_watcher_that_does_not_read_holds_nobody_up_and_is_cut_off(address: str):
+    labels = {str(index): "x" * 1000 for index in range(60)}  # so that few changes fill what gRPC buffers
+    async with grpc.aio.insecure_channel(address) as idle, grpc.aio.insecure_channel(address) as busy:
+        watching, read = RegistryServiceStub(idle).Watch(pb.WatchRequest(agents=["echo"], by_name=True)), 0
+        await watching.read()
+        for seq in range(1, 101):
+            listed = Instance("a", "h:1", seq, (AgentInfo("echo"),), labels=labels)
+            await RegistryServiceStub(busy).Register(announce(listed))
+        error = None
+        while error is None:
+            try:
+                await watching.read()
+                read += 1
+            except grpc.aio.AioRpcError as ended:
+                error = from_rpc(ended)
+        assert isinstance(error, LimitExceeded)
+        assert read < 100
+
+
 async def test_discovery_begins_anew_when_it_was_cut_off(address: str, registry: Registry):
     discovery = Discovery([address], random=lambda: 0.0)
     await discovery.open()
