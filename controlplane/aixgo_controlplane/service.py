@@ -22,7 +22,7 @@ from aixgo.security.security import Security
 from aixgo.v1 import agent_pb2
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceServicer
-from aixgo.wire.instances import agent_to_proto, instance_to_proto, read_announcement, update_to_proto
+from aixgo.wire.instances import MAX_WORD, agent_to_proto, instance_to_proto, read_announcement, update_to_proto
 from aixgo.wire.status import abort
 
 from aixgo_controlplane.registry import Registry
@@ -87,6 +87,10 @@ class RegistryService(RegistryServiceServicer):
             caller = self._security.caller(context)
             if not request.instance_id:
                 raise InvalidInput("instance_id is empty; say which instance ends")
+            if len(request.instance_id) > MAX_WORD:
+                raise InvalidInput(
+                    f"instance_id has {len(request.instance_id)} characters; at most {MAX_WORD} are allowed"
+                )
             self._check(caller, request.instance_id)
             return pb.DeregisterResponse(found=self._registry.revoke(request.instance_id, request.seq))
         except AixgoError as error:

@@ -95,6 +95,7 @@ async def test_deregistering_says_whether_the_instance_was_there(stub: RegistryS
     assert (await stub.Deregister(pb.DeregisterRequest(instance_id="a", seq=2))).found
     assert not (await stub.Deregister(pb.DeregisterRequest(instance_id="a", seq=3))).found
     assert isinstance(await error_of(stub.Deregister(pb.DeregisterRequest(seq=3))), InvalidInput)
+    assert isinstance(await error_of(stub.Deregister(pb.DeregisterRequest(instance_id="i" * 129, seq=3))), InvalidInput)
 
 
 async def test_a_lower_seq_is_a_failed_precondition_that_names_the_known_one(stub: RegistryServiceStub):
