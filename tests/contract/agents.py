@@ -30,6 +30,7 @@ from tests.contract.witnesses import (
     Flaky,
     Journal,
     JournalReader,
+    Narrow,
     Slow,
     Stubborn,
     Torrent,
@@ -259,7 +260,7 @@ def all_agents(journal: Journal) -> list[Agent]:
     ]  # fmt: skip
     witnesses: list[Agent] = [
         kind(journal)
-        for kind in (JournalReader, Slow, Stubborn, Crowd, Endless, Flaky, Collector, Crashing, Torrent, Waking)
+        for kind in (JournalReader, Slow, Narrow, Stubborn, Crowd, Endless, Flaky, Collector, Crashing, Torrent, Waking)
     ]
     streams: list[Agent] = [kind() for kind in (Streaming, BreaksOff, NoResult, NoEvent, GoesOn)]
     routes: list[Agent] = [
@@ -316,9 +317,9 @@ PLACES: dict[str, tuple[str, ...]] = {
         "judged", "triage", "strict", "nested", "streamed",
     ),
     "two": (
-        "via-two", "journal", "slow", "flaky", "stubborn", "crowd", "endless", "torrent", "collector", "crashing",
-        "waking", "hoarder", "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event", "goes-on",
-        "unready",
+        "via-two", "journal", "slow", "flaky", "narrow", "stubborn", "crowd", "endless", "torrent", "collector",
+        "crashing", "waking", "hoarder", "crammed", "observer", "echo", "words", "breaks-off", "no-result", "no-event",
+        "goes-on", "unready",
     ),
     "three": (
         "via-three", "pong", "upper", "first-word", "boom", "sold-out", "returns-none", "returns-set", "returns-text",

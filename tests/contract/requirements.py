@@ -21,6 +21,8 @@ PROMISES: dict[str, str] = {
     "call.too_large": "A message over the size limit ends with MessageTooLarge.",
     "call.invalid_reply": "What an agent returns that is no message ends with InvalidReply.",
     "call.depth": "At most 10 calls lie inside one another; a circle of agents ends with DepthExceeded.",
+    # limits
+    "limits.queue": "Calls beyond what an agent takes at once wait their turn; beyond its queue they are refused.",
     # errors
     "errors.class": "A caller catches the class that the agent raised, with its fields, wherever the agent lives.",
     "errors.foreign": "An exception that is none of aixgo's arrives as AgentFailed that names it.",

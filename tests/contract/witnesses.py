@@ -79,6 +79,20 @@ class Slow(Witness):
         return message
 
 
+class Narrow(Witness):
+    """Takes one call at a time, and lets one wait; notes its text under the key in it, and goes on when released."""
+
+    name = "narrow"
+    max_concurrent_calls = 1
+    max_queue = 1
+
+    async def execute(self, message: Message) -> Message:
+        key, _, text = message.text.partition(" ")
+        self.journal.note(key, text)
+        await self.journal.wait(f"release {key}", 1)
+        return Message(text)
+
+
 class Stubborn(Witness):
     """Ignores its first cancellation, and goes on until `release` is noted under its key."""
 
