@@ -31,7 +31,7 @@ class PageServer(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     request_queue_size = 128
-    """Connections that wait to be taken. Beyond them Linux lets callers believe that they are connected, for minutes."""
+    """Connections that wait to be taken. More believe that they are connected, for minutes."""
 
     def __init__(self, host: str, port: int, application: Application) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
