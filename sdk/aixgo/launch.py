@@ -7,8 +7,11 @@ Below: configuration, runtimes, models. Nothing is started outside of the `async
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
+import os
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -211,6 +214,29 @@ async def _called(target: Agent | Config | str | Path, content: Message | Payloa
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        return importlib.import_module("uvloop").new_event_loop
+        new_event_loop = importlib.import_module("uvloop").new_event_loop
     except ImportError:
         return None
+    _collect_nothing_in_forks()
+    return new_event_loop
+
+
+@cache
+def _collect_nothing_in_forks() -> None:
+    """Keep the garbage collector out of child processes until they are another program.
+
+    uvloop starts programs by fork, and Python runs code of its own between fork and exec. Were calls of gRPC collected
+    there, they would wait for ever for a lock that a thread held which the child does not have, and this process,
+    which waits for the exec, with them.
+    """
+    collecting: list[bool] = []
+
+    def before() -> None:
+        collecting.append(gc.isenabled())
+        gc.disable()
+
+    def after() -> None:
+        if collecting and collecting.pop():
+            gc.enable()
+
+    os.register_at_fork(before=before, after_in_parent=after)

@@ -79,7 +79,9 @@ def test_the_exit_code_is_that_of_the_call(capsys: Output):
     assert execute(["up", "mesh.yaml", "-i", "x", "--target", "fails"]) == Exit.FAILED
     out, err = capsys.readouterr()
     assert out == ""
-    assert "(at fails)" in err.splitlines()[-1]
+    *_, failure, spent = err.splitlines()
+    assert "(at fails)" in failure
+    assert spent == "1 LLM calls, 0 tokens, $0"
     assert execute(["up", "mesh.yaml", "-i", "x", "--target", "never", "--timeout", "300ms"]) == Exit.DEADLINE
     assert not children()
 
