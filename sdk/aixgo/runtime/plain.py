@@ -23,7 +23,7 @@ from aixgo.errors import (
 )
 from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
-from aixgo.runtime.entry import outlasted
+from aixgo.runtime.entry import cancelled_from_outside, outlasted
 from aixgo.runtime.grant import Grant
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
@@ -164,6 +164,10 @@ class PlainTransport:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             return error.code() is grpc.StatusCode.UNIMPLEMENTED
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            if cancelled_from_outside():
+                raise
+            return False  # the channel was closed under the question
         finally:
             self._channels.give_back(pooled)
         return answer.status == health_pb2.HealthCheckResponse.SERVING

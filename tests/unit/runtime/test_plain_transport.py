@@ -235,6 +235,11 @@ async def test_a_process_without_a_health_service_counts_as_healthy_and_nobody_d
     assert not await peer.transport.healthy("127.0.0.1:1")
 
 
+async def test_who_is_asked_over_a_channel_that_was_closed_is_not_healthy_yet(peer: Peer) -> None:
+    await peer.transport._channels.borrow(peer.address).channel.close()
+    assert not await peer.transport.healthy(peer.address)
+
+
 async def test_what_a_peer_does_not_implement_is_not_supported(peer: Peer) -> None:
     with pytest.raises(NotSupported):
         await peer.transport.describe(peer.address, 20)
