@@ -13,12 +13,14 @@ import logging
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aixgo import AixgoError, DistributedRuntime, MemberFinished
 from aixgo.config.load import load
 from aixgo.llm.weights import find_weights, pull_weights
+from aixgo.runtime.instance import Instance
 from aixgo_services.supervisor import Fleet
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -70,8 +72,9 @@ async def main() -> int:
             console.print(f"  pid {process.pid:<8} {process.name}")
         console.print(f"up in {time.perf_counter() - began:.1f} s; {len(labels)} messages to sort")
         answers = await sort(runtime, labels)
-        pids = {i.instance_id: i.labels.get("pid", "?") for i in runtime.instances()}
-        show(answers, name_instances(runtime), pids)
+        instances = await runtime.all_instances()
+        pids = {instance.instance_id: instance.labels.get("pid", "?") for instance in instances}
+        show(answers, name_instances(instances), pids)
         console.print("Draining the fleet ...")
     console.print("Stopped.")
     return 1 if any(answer.error for answer in answers) else 0
@@ -134,11 +137,11 @@ async def ask(runtime: DistributedRuntime, label: dict[str, object]) -> Answer:
     return answer
 
 
-def name_instances(runtime: DistributedRuntime) -> dict[str, str]:
+def name_instances(instances: Sequence[Instance]) -> dict[str, str]:
     """Instances by the name of their agent and a number: team-1, team-2."""
     names: dict[str, str] = {}
     count: Counter[str] = Counter()
-    for instance in sorted(runtime.instances(), key=lambda i: i.address):
+    for instance in sorted(instances, key=lambda i: i.address):
         agent = instance.agents[0].name
         count[agent] += 1
         names[instance.instance_id] = f"{agent}-{count[agent]}"

@@ -157,7 +157,7 @@ async def test_nobody_is_listed_under_the_name_of_another(place: Path, control_p
         async with caller(control_plane, security(place / "certs", "keeper")) as runtime:
             replies = {(await runtime.call("shout", "hi", timeout=BOUND)).text for _ in range(20)}
             assert replies == {"HI"}
-            assert [each.instance_id for each in runtime.instances()] == [fleet.ready["instance_id"]]
+            assert [each.instance_id for each in await runtime.all_instances()] == [fleet.ready["instance_id"]]
 
 
 async def test_nobody_ends_or_takes_over_the_instance_of_another(

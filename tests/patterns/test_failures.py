@@ -133,6 +133,7 @@ async def test_a_member_whose_process_is_killed_has_the_documented_outcome(
     processes: Fleet, mortal: Process, pattern: str
 ) -> None:
     async with DistributedRuntime(control_plane=[processes.control_plane]) as runtime:
+        await runtime.all_instances()
         await eventually(lambda: mortal.instance_id in {one.instance_id for one in runtime.instances()})
         outcome = OUTCOMES[pattern]
         if isinstance(outcome, str):

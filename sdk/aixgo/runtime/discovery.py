@@ -65,6 +65,7 @@ class Discovery:
         self._unheard: set[str] = set()
         self._followed: set[str] | None = set() if by_name else None
         self._asked_for_more = asyncio.Event()
+        self._to_say_all: set[str] = set() if by_name else set(self._control_planes)
 
     async def open(self) -> None:
         """Start watching; returns at once. Raises WrongState when it was opened before."""
@@ -102,7 +103,22 @@ class Discovery:
         """Ask for all instances from now on; returns at once."""
         if self._followed is not None:
             self._followed = None
+            self._to_say_all = set(self._control_planes)
             self._ask_for_more()
+
+    async def heard_all(self, timeout: float) -> bool:
+        """Ask for all instances, and wait until each control plane has listed them, or could not be reached.
+
+        `timeout` is in seconds. False when none has listed them until then.
+        """
+        self.follow_all()
+        try:
+            async with asyncio.timeout(timeout):
+                while self._to_say_all:
+                    await self._next_event()
+        except TimeoutError:
+            return False
+        return self.directory.has_snapshot
 
     async def changed(self, since: int) -> None:
         """Return when the directory's version is above `since`. Raises WrongState when discovery is closed."""
@@ -136,14 +152,16 @@ class Discovery:
                     reason = error.message
                 self.directory.lost(address)
                 self._unheard.discard(address)
+                self._to_say_all.discard(address)
                 self._wake()
                 await self._sleep(contact.lost(reason))
 
     async def _watch(self, stub: RegistryServiceStub, contact: Contact) -> None:
         """Hear a control plane until it ends the watch; whenever more is asked for, through a new one."""
         while True:
-            names, more, heard = tuple(self._followed or ()), self._asked_for_more, asyncio.Event()
-            call = stub.Watch(registry_pb2.WatchRequest(agents=names, by_name=self._followed is not None))
+            names = None if self._followed is None else tuple(self._followed)
+            more, heard = self._asked_for_more, asyncio.Event()
+            call = stub.Watch(registry_pb2.WatchRequest(agents=names or (), by_name=names is not None))
             hearing = asyncio.create_task(self._hear(call, contact, names, heard))
             asked = asyncio.create_task(_both(heard, more))  # not before its snapshot, so that names come together
             try:
@@ -156,12 +174,16 @@ class Discovery:
                 asked.cancel()
                 await asyncio.gather(hearing, asked, return_exceptions=True)
 
-    async def _hear(self, call: WatchCall, contact: Contact, names: tuple[str, ...], heard: asyncio.Event) -> None:
+    async def _hear(
+        self, call: WatchCall, contact: Contact, names: tuple[str, ...] | None, heard: asyncio.Event
+    ) -> None:
         async for response in call:
-            self.directory.apply(contact.address, update_from_proto(response), names)
+            self.directory.apply(contact.address, update_from_proto(response), names or ())
             contact.made()
             heard.set()
             self._unheard.discard(contact.address)
+            if names is None:
+                self._to_say_all.discard(contact.address)
             self._wake()
 
     def _ask_for_more(self) -> None:

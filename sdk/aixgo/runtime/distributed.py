@@ -13,7 +13,7 @@ from functools import partial
 
 from aixgo.agent import Agent, pattern_of
 from aixgo.call import MAX_DEPTH, CallState
-from aixgo.errors import AixgoError, WrongState
+from aixgo.errors import AixgoError, RegistryUnavailable, WrongState
 from aixgo.events import Event
 from aixgo.mailboxes.contract import Mailboxes
 from aixgo.message import Message
@@ -23,7 +23,7 @@ from aixgo.runtime.contact import open_channel
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.dns import Hosts, Resolve, system_resolve
-from aixgo.runtime.entry import typed
+from aixgo.runtime.entry import READY_TIMEOUT, typed
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.plain import PlainTransport, TransportFailed
 from aixgo.runtime.remote import RemoteCalls
@@ -100,9 +100,21 @@ class DistributedRuntime(BaseRuntime):
     def instances(self) -> Sequence[Instance]:
         """The instances of other processes that are known now, ready or not.
 
-        They are those of the agents that this process calls; from the first question on, those of all agents.
+        They are those of the agents that this process calls; `all_instances` brings those of all agents.
         """
-        self._resolver.use_all()
+        return self._resolver.all()
+
+    async def all_instances(self, *, timeout: float = READY_TIMEOUT) -> Sequence[Instance]:
+        """The instances of all agents, ready or not; from now on `instances` tells of all, too.
+
+        Waits until each control plane has listed its own or could not be reached, for `timeout` seconds at most. Raises
+        RegistryUnavailable when none has until then.
+        """
+        if not await self._resolver.heard_all(timeout):
+            raise RegistryUnavailable(
+                f"no control plane has listed its instances within {timeout:g} s; check that one runs at the"
+                " configured address (aixgo controlplane)"
+            )
         return self._resolver.all()
 
     def readings(self) -> Iterable[Reading]:

@@ -78,6 +78,10 @@ class Resolver:
         if self._discovery is not None:
             self._discovery.follow_all()
 
+    async def heard_all(self, timeout: float) -> bool:
+        """Ask for the instances of all agents, and wait until they are listed; False when none came in `timeout` s."""
+        return self._discovery is None or await self._discovery.heard_all(timeout)
+
     def instances(self, name: str) -> Sequence[Instance]:
         """The instances that are known now, ready or not."""
         fixed = self._fixed.get(name)

@@ -316,8 +316,24 @@ async def test_a_client_hears_only_the_instances_of_the_names_it_asks_for(contro
             while "lower" not in discovery.directory.names():
                 await discovery.changed(discovery.directory.version)
         await shown(discovery, "a")
-        discovery.follow_all()
-        await shown(discovery, "a", "b")
+        assert await discovery.heard_all(10)
+        assert {instance.instance_id for instance in discovery.directory.all()} == {"a", "b"}
+
+
+async def test_who_asks_for_all_waits_for_those_control_planes_that_can_be_reached(control_plane: ControlPlane):
+    async with (
+        registered(control_plane.address, key="a"),
+        watching_by_name(control_plane.address, "127.0.0.1:1") as mesh,
+    ):
+        assert await mesh.heard_all(10)
+        assert {instance.instance_id for instance in mesh.directory.all()} == {"a"}
+
+
+async def test_who_asks_for_all_is_told_when_nobody_answers():
+    discovery = Discovery(["127.0.0.1:1"], by_name=True)
+    await discovery.open()
+    assert not await discovery.heard_all(10)
+    await discovery.close()
 
 
 async def test_names_asked_for_one_after_the_other_are_all_heard(control_plane: ControlPlane):
