@@ -7,11 +7,12 @@ asserted: the aims are printed beside the figures.
 from __future__ import annotations
 
 import asyncio
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,11 @@ from aixgo import DistributedRuntime, LocalRuntime, Message, agent
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceStub
 from aixgo.wire.codec import encode_message
-from measuring import ROUNDS, peer
+from cores import COLUMNS as CORES
+from cores import calls_per_core
+from fan_out import fan_out_costs
+from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, UVLOOP, peer
+from options import option_costs
 from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
@@ -28,9 +33,6 @@ from session import session_costs
 from telemetry import telemetry_costs
 
 from controlplane import COLUMNS, control_planes
-
-PAYLOAD = "x" * 1024
-IN_FLIGHT = 64
 
 
 async def rate(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> tuple[float, float]:
@@ -119,34 +121,6 @@ def _ratio(what: str, rounds: list, index: int, unit: str, aim: str) -> tuple[st
     return what, f"{ratio:.2f} x raw grpc.aio ({raw * scale:.{digits}f} -> {ours * scale:.{digits}f} {unit})", aim
 
 
-async def fan_out() -> tuple[str, str, str]:
-    with ExitStack() as peers:
-        raw_addresses = [peers.enter_context(peer("raw"))[0] for _ in range(4)]
-        places = {first: peers.enter_context(peer("agent", "25", str(first)))[0] for first in range(0, 100, 25)}
-        addresses = {f"echo{index}": places[index // 25 * 25] for index in range(100)}
-        channels = [grpc.aio.insecure_channel(address) for address in raw_addresses]
-        stubs = [AgentServiceStub(channel) for channel in channels]
-        message = Message(PAYLOAD)
-        request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
-        rounds = []
-        async with DistributedRuntime(connect=addresses) as runtime:
-            for _ in range(ROUNDS * 3 + 2):
-                begun = time.perf_counter()
-                await asyncio.gather(*(stubs[index % 4].Execute(request, timeout=30) for index in range(100)))
-                raw = time.perf_counter() - begun
-                begun = time.perf_counter()
-                outcomes = await runtime.call_parallel(list(addresses), message)
-                rounds.append((raw, time.perf_counter() - begun))
-                assert not outcomes.errors
-        for channel in channels:
-            await channel.close()
-    rounds = rounds[2:]
-    ratio = median(ours / raw for raw, ours in rounds)
-    raw, ours = median(raw for raw, _ in rounds) * 1000, median(ours for _, ours in rounds) * 1000
-    figure = f"{ratio:.2f} x gather over raw stubs ({raw:.1f} -> {ours:.1f} ms)"
-    return "call_parallel to 100 agents in 4 processes", figure, "-"
-
-
 def memory() -> list[tuple[str, str, str]]:
     with peer("raw") as (_, raw_pid, raw_start), peer("agent", "1") as (_, pid, start):
         raw, ours = _resident(raw_pid), _resident(pid)
@@ -176,24 +150,34 @@ def import_time() -> tuple[str, str, str]:
     return "import aixgo", f"{seconds:.3f} s", "< 0.3 s"
 
 
-def main() -> None:
-    table = Table("what", "figure", "aim", title="aixgo, above what it stands on")
-    rows = [asyncio.run(local_call()), *asyncio.run(remote_call()), asyncio.run(fan_out()), *memory(), import_time()]
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    for row in [*asyncio.run(overheads()), *asyncio.run(fan_outs()), *telemetry_costs()]:
-        table.add_row(*row)
-    table.add_section()
-    for row in asyncio.run(session_costs()):
-        table.add_row(*row)
-    growth = Table(*COLUMNS, title="what a control plane costs, with the number of instances")
-    for row in control_planes():
-        growth.add_row(*row)
-    console = Console(width=140)
+def versions() -> str:
+    """What the figures are of."""
+    loop = "uvloop" if UVLOOP else "asyncio's event loop"
+    return f"Python {platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}, {loop}"
+
+
+async def main() -> None:
+    console = Console(width=150)
+    table = Table("what", "figure", "aim", title=f"aixgo, above what it stands on ({versions()})")
+    for rows in (
+        [await local_call(), *await remote_call(), *memory(), import_time()],
+        [*await overheads(), *await fan_outs(), *await fan_out_costs()],
+        [*telemetry_costs(), *await option_costs()],
+        await session_costs(),
+    ):
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
     console.print(table)
+    cores = Table(*CORES, title="what a core serves: 1 KiB, 64 in flight")
+    for row in await calls_per_core():
+        cores.add_row(*row)
+    console.print(cores)
+    growth = Table(*COLUMNS, title="what a control plane costs, with the number of instances")
+    for row in await control_planes():
+        growth.add_row(*row)
     console.print(growth)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

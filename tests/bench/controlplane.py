@@ -3,7 +3,7 @@
 The control plane is a process of its own. Client processes simulate the instances: each has a lease of 10 s that it
 renews every third of that on a stream of its own, over a few connections a process. Nobody listens at their addresses,
 so nothing is probed here (see the prober for what that costs). A watcher follows one name while instances of it
-register.
+register and leave.
 
     python controlplane.py                              the table
     python controlplane.py plane | crowd ADDRESS FIRST COUNT      the processes
@@ -28,6 +28,7 @@ from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceStub
 from aixgo.wire.instances import instance_to_proto
+from measuring import cpu_of
 
 SIZES = tuple(int(size) for size in os.environ.get("AIXGO_BENCH_INSTANCES", "100,1000,10000").split(","))
 CROWDS = 4
@@ -97,39 +98,45 @@ def process(*arguments: str) -> Generator[tuple[str, int]]:
         running.stdout.close()
 
 
-def cpu_of(pid: int) -> float:
-    """Seconds of CPU that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def resident(pid: int) -> float:
     """MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def watch_delays(address: str) -> list[float]:
-    """Seconds from the call of Register until a watcher of the name has it in its directory."""
+async def watch_delays(address: str) -> tuple[list[float], list[float]]:
+    """Seconds from the call of Register, and of Deregister, until the directory of a watcher of the name says so."""
     async with open_channel(address) as channel:
-        stub, delays = RegistryServiceStub(channel), list[float]()
+        stub, found, lost = RegistryServiceStub(channel), list[float](), list[float]()
         watching = Discovery([address], by_name=True)
         watching.follow(["watched"])
         await watching.open()
         try:
             await watching.first_snapshot(30)
             for index in range(REGISTRATIONS):
-                version, begun = watching.directory.version, time.perf_counter()
                 announced = instance_to_proto(instance(10**9 + index, "watched"))
-                registering = asyncio.ensure_future(stub.Register(pb.RegisterRequest(instance=announced)))
-                while len(watching.directory.instances("watched")) <= index:
-                    await watching.changed(version)
-                    version = watching.directory.version
-                delays.append(time.perf_counter() - begun)
+                begun, listed = time.perf_counter(), index + 1
+                registering = stub.Register(pb.RegisterRequest(instance=announced))
+                found.append(await _known(watching, listed) - begun)
                 await registering
+            for index in range(REGISTRATIONS):
+                request = pb.DeregisterRequest(instance_id=f"{10**9 + index:032x}", seq=2)
+                begun, listed = time.perf_counter(), REGISTRATIONS - index - 1
+                ending = stub.Deregister(request)
+                lost.append(await _known(watching, listed) - begun)
+                await ending
         finally:
             await watching.close()
-    return delays
+    return found, lost
+
+
+async def _known(watching: Discovery, count: int) -> float:
+    """When a directory has come to so many instances."""
+    version = watching.directory.version
+    while len(watching.directory.instances("watched")) != count:
+        await watching.changed(version)
+        version = watching.directory.version
+    return time.perf_counter()
 
 
 async def snapshot_time(address: str, *, by_name: bool) -> float:
@@ -145,42 +152,56 @@ async def snapshot_time(address: str, *, by_name: bool) -> float:
         await watching.close()
 
 
-def measure(count: int) -> tuple[str, ...]:
+def list_crowds(processes: ExitStack, address: str, count: int) -> None:
+    """Start the client processes, all at once, and wait until they have listed `count` instances."""
+    each, crowds = count // CROWDS, list[subprocess.Popen[str]]()
+    for index in range(CROWDS):
+        arguments = (sys.executable, __file__, "crowd", address, str(index * each), str(each))
+        crowds.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+        processes.callback(crowds[-1].kill)
+    for started in crowds:
+        if started.stdout is None or started.stdout.readline().strip() != "listed":
+            raise SystemExit("the instances could not be listed")
+
+
+async def measure(count: int) -> tuple[str, ...]:
     """One row of the table."""
     with ExitStack() as processes:
         address, pid = processes.enter_context(process("plane"))
-        each, crowds = count // CROWDS, []
-        for index in range(CROWDS):
-            arguments = (sys.executable, __file__, "crowd", address, str(index * each), str(each))
-            crowds.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
-            processes.callback(crowds[-1].kill)
-        for each_crowd in crowds:
-            if each_crowd.stdout is None or each_crowd.stdout.readline().strip() != "listed":
-                raise SystemExit("the instances could not be listed")
-        time.sleep(LEASE / 3)
+        list_crowds(processes, address, count)
+        await asyncio.sleep(LEASE / 3)
         cpu, begun = cpu_of(pid), time.perf_counter()
-        time.sleep(WINDOW)
+        await asyncio.sleep(WINDOW)
         share = (cpu_of(pid) - cpu) / (time.perf_counter() - begun)
         memory = resident(pid)
-        delays = quantiles(asyncio.run(watch_delays(address)), n=100)
-        one = asyncio.run(snapshot_time(address, by_name=True))
-        everything = asyncio.run(snapshot_time(address, by_name=False))
+        found, lost = (quantiles(delays, n=100) for delays in await watch_delays(address))
+        one = await snapshot_time(address, by_name=True)
+        everything = await snapshot_time(address, by_name=False)
         return (
             f"{count:,}",
             f"{share:.1%}",
             f"{memory:.0f} MiB",
-            f"{delays[49] * 1000:.1f} / {delays[98] * 1000:.1f} ms",
+            f"{found[49] * 1000:.1f} / {found[98] * 1000:.1f} ms",
+            f"{lost[49] * 1000:.1f} / {lost[98] * 1000:.1f} ms",
             f"{one * 1000:.0f} ms",
             f"{everything * 1000:.0f} ms",
         )
 
 
-COLUMNS = ("instances", "of one core", "memory", "watch delay p50 / p99", "snapshot of one name", "snapshot of all")
+COLUMNS = (
+    "instances",
+    "of one core",
+    "memory",
+    "registered to known: p50 / p99",
+    "lost to known: p50 / p99",
+    "snapshot of one name",
+    "snapshot of all",
+)
 
 
-def control_planes() -> list[tuple[str, ...]]:
+async def control_planes() -> list[tuple[str, ...]]:
     """The rows of the table, for COLUMNS."""
-    return [measure(count) for count in SIZES]
+    return [await measure(count) for count in SIZES]
 
 
 def main() -> None:
@@ -188,7 +209,7 @@ def main() -> None:
     from rich.table import Table
 
     table = Table(*COLUMNS, title="a control plane")
-    for row in control_planes():
+    for row in asyncio.run(control_planes()):
         table.add_row(*row)
     Console(width=140).print(table)
 

@@ -1,17 +1,31 @@
-"""What the comparisons share: how many rounds they take, and server processes to call."""
+"""What the comparisons share: how many rounds they take, server processes to call, and what CPU time was spent.
+
+All of it, servers included, runs on asyncio's own event loop; with AIXGO_BENCH_UVLOOP=1 on uvloop's, which the
+processes of aixgo use where it is installed.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 PEERS = Path(__file__).with_name("peers.py")
 ROUNDS = int(os.environ.get("AIXGO_BENCH_ROUNDS", "7"))
+UVLOOP = os.environ.get("AIXGO_BENCH_UVLOOP", "") == "1"
+PAYLOAD = "x" * 1024
+IN_FLIGHT = 64
+if UVLOOP:  # here, because this is what every process of the bench imports
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 @contextmanager
@@ -27,3 +41,46 @@ def peer(*arguments: str) -> Generator[tuple[str, int, float]]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has had, all its threads: its CPU clock, as clock_getcpuclockid(3) names it."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call took, in seconds: by the clock, callers that ran beside it included, and of CPU on each side."""
+
+    wall: float
+    caller: float
+    callee: float
+
+    @property
+    def both(self) -> float:
+        """CPU of caller and callee."""
+        return self.caller + self.callee
+
+
+async def cost(call: Callable[[], Awaitable[object]], calls: int, pid: int) -> Cost:
+    """What one of so many calls to process `pid` takes, IN_FLIGHT at a time."""
+
+    async def caller() -> None:
+        for _ in range(calls // IN_FLIGHT):
+            await call()
+
+    begun, ours, theirs = time.perf_counter(), time.process_time(), cpu_of(pid)
+    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
+    made = calls // IN_FLIGHT * IN_FLIGHT
+    return Cost(
+        (time.perf_counter() - begun) / made, (time.process_time() - ours) / made, (cpu_of(pid) - theirs) / made
+    )
+
+
+def middle(costs: Sequence[Cost]) -> Cost:
+    """The median of each figure."""
+    return Cost(
+        median(each.wall for each in costs),
+        median(each.caller for each in costs),
+        median(each.callee for each in costs),
+    )

@@ -1,5 +1,6 @@
-"""The servers that the bench calls: `raw` is grpc.aio alone, `agent COUNT FIRST PAUSE` an AgentServer whose agents
-echo, after so many seconds. Each prints its address.
+"""The servers that the bench calls: `raw PAUSE` is grpc.aio alone, `guarded` that inside the boundary that aixgo puts
+around every RPC, `agent COUNT FIRST PAUSE LIMIT` an AgentServer whose agents echo, after so many seconds, so many calls
+of each at once. Each prints its address.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ import asyncio
 import sys
 
 import grpc.aio
+import measuring  # noqa: F401  # says which event loop
+from aixgo.server.boundary import Boundary
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 
@@ -15,24 +18,32 @@ from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServic
 class RawEcho(AgentServiceServicer):
     """Echoes the same messages as the agent below, with nothing between grpc.aio and the reply."""
 
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+
     async def Execute(self, request, context):  # noqa: N802  # gRPC names it
+        if self._pause:
+            await asyncio.sleep(self._pause)
         return pb.ExecuteResponse(message=request.message)
 
 
-async def raw() -> None:
-    server = grpc.aio.server()
-    add_AgentServiceServicer_to_server(RawEcho(), server)
+async def raw(pause: float = 0.0, *, guarded: bool = False) -> None:
+    server = grpc.aio.server(interceptors=(Boundary(),) if guarded else ())
+    add_AgentServiceServicer_to_server(RawEcho(pause), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)
     await server.wait_for_termination()
 
 
-async def agents(count: int, first: int = 0, pause: float = 0.0) -> None:
+async def agents(count: int, first: int = 0, pause: float = 0.0, limit: int | None = None) -> None:
     from aixgo import Agent, AgentServer, DistributedRuntime, Message
     from telemetry import begin_telemetry
 
     class Echo(Agent):
+        idempotent = True
+        max_concurrent_calls = limit
+
         def __init__(self, name: str) -> None:
             self.name = name
 
@@ -51,5 +62,10 @@ async def agents(count: int, first: int = 0, pause: float = 0.0) -> None:
 
 
 if __name__ == "__main__":
-    kind, *given = sys.argv[1:]
-    asyncio.run(raw() if kind == "raw" else agents(*map(int, given[:2]), *map(float, given[2:])))
+    match sys.argv[1:]:
+        case ["raw", *pause]:
+            asyncio.run(raw(*map(float, pause)))
+        case ["guarded"]:
+            asyncio.run(raw(guarded=True))
+        case [_, *given]:
+            asyncio.run(agents(*map(int, given[:2]), *map(float, given[2:3]), *map(int, given[3:])))

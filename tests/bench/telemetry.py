@@ -16,12 +16,11 @@ import timeit
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import grpc
-from measuring import PEERS, ROUNDS
+from measuring import PEERS, ROUNDS, cpu_of
 
 CALLS, IN_FLIGHT = 3_840, 64
 ASKED = 20_000
@@ -29,7 +28,6 @@ CALLS_OF_REQUEST = 10
 """Calls inside one span of the caller's, as in a tree of agents."""
 SHARES = {"off": "", "1% sampled": "0.01", "all": "1"}
 AIMS = {"1% sampled": "<= 1.10 x off", "all": "<= 1.40 x off"}
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def telemetry_costs() -> list[tuple[str, str, str]]:
@@ -92,12 +90,7 @@ class _Pair:
         return (self._cpu() - before) / CALLS
 
     def _cpu(self) -> float:
-        return sum(_cpu_of(process.pid) for process in (self._agent, self._caller))
-
-
-def _cpu_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+        return sum(cpu_of(process.pid) for process in (self._agent, self._caller))
 
 
 @contextmanager
