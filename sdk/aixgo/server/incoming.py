@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from aixgo.call import DEFAULT_TIMEOUT
-from aixgo.errors import InvalidInput, InvalidMessage, InvalidReply
+from aixgo.errors import InvalidInput, InvalidMessage, InvalidReply, MessageTooLarge
 from aixgo.message import Message
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_grant, decode_message, fill_message
+from aixgo.wire.values import check_metadata_bytes
 
 Trace = tuple[str, str, str]
 """traceparent, tracestate, baggage."""
@@ -55,7 +56,7 @@ class Request(Protocol):
 def read_call(request: Request, timeout: float | None = None, trace: Trace = NO_TRACE) -> IncomingCall:
     """A call out of a request; `timeout` is what the RPC itself has, in seconds, None for no limit.
 
-    Raises InvalidInput and InvalidMessage, naming the field.
+    Raises InvalidInput, InvalidMessage and MessageTooLarge, naming the field.
     """
     check_named(request.agent)
     inherited = request.context
@@ -83,9 +84,12 @@ def check_named(agent: str) -> None:
 
 
 def check_message(message: types_pb2.Message) -> None:
-    """Raise InvalidInput when the names that a message has of itself are too long to be kept."""
+    """Raise InvalidInput when the names that a message has of itself are too long to be kept, and MessageTooLarge when
+    its metadata is.
+    """
     _check_length("message.id", message.id, MAX_ID)
     _check_length("message.session_id", message.session_id, MAX_SESSION_ID)
+    check_metadata_bytes(message.metadata)
 
 
 def check_inherited(context: types_pb2.CallContext) -> None:
@@ -108,9 +112,15 @@ def _check_length(field: str, value: str, limit: int) -> None:
 
 
 def fill_reply(out: types_pb2.Message, reply: Message, agent: str, path: Sequence[str]) -> None:
-    """Write the reply of `agent` into a message; raises InvalidReply, with what was spent, for one that cannot be."""
+    """Write the reply of `agent` into a message.
+
+    Raises InvalidReply for one that cannot be sent, and MessageTooLarge, both with what was spent.
+    """
     try:
         fill_message(out, reply)
+    except MessageTooLarge as error:
+        error.agent_path, error.usage = (*path, agent), reply.usage
+        raise
     except InvalidMessage as error:
         broken = InvalidReply(f"the reply of agent {agent!r} cannot be sent: {error.message}")
         broken.agent_path, broken.usage = (*path, agent), reply.usage

@@ -1,21 +1,21 @@
 """Messages, usage, errors, events and call contexts as the protobuf messages of aixgo.v1, and back.
 
 Pure mapping, on the hot path of every remote call. Above it lie the transports and the servicers; errors become gRPC
-statuses in `status.py`.
+statuses in `status.py`. Below it, `values.py` bounds JSON and metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, ToolCall
-from aixgo.message import JSON, NO_METADATA, Message, from_json, new_id, to_json
+from aixgo.message import JSON, Message, from_json, new_id, to_json
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
+from aixgo.wire.values import read_json, read_metadata, write_json, write_metadata
 
 MAX_ERROR_TEXT = 2048
 """Bytes of an error's text on the wire; longer ones are cut, since they travel in HTTP/2 headers of limited size."""
@@ -34,14 +34,18 @@ MAX_USD_TEXT, USD_DIGITS = 64, 40
 
 
 def encode_message(message: Message) -> pb.Message:
-    """A message for the wire; raises InvalidMessage for what is neither JSON nor Unicode text."""
+    """A message for the wire.
+
+    Raises InvalidMessage for what is neither JSON nor Unicode text, nested too deep, or metadata of too many entries;
+    and MessageTooLarge for metadata of too many bytes.
+    """
     out = pb.Message()
     fill_message(out, message)
     return out
 
 
 def fill_message(out: pb.Message, message: Message) -> None:
-    """Write a message into one of the wire, which spares a copy; raises InvalidMessage as `encode_message` does."""
+    """Write a message into one of the wire, which spares a copy; raises what `encode_message` does."""
     payload = message.payload
     try:
         out.id = message.id
@@ -50,32 +54,28 @@ def fill_message(out: pb.Message, message: Message) -> None:
         elif isinstance(payload, bytes):
             out.data = payload
         else:
-            out.json = to_json(payload)
+            out.json = write_json(payload, "payload")
         if message.session_id:
             out.session_id = message.session_id
     except UnicodeEncodeError as error:
         raise _no_text(error) from error
     if message.metadata:
-        out.metadata = to_json(message.metadata)
+        out.metadata = write_metadata(message.metadata)
     if message.usage is not NO_USAGE:
         out.usage.CopyFrom(encode_usage(message.usage))
 
 
 def decode_message(data: pb.Message, *, usage_counts: bool = True) -> Message:
-    """A message from the wire; raises InvalidMessage when its JSON is broken or its metadata no object.
+    """A message from the wire; raises InvalidMessage when its JSON is broken or too deep, or its metadata no object
+    within the limits.
 
     With `usage_counts=False` its usage is left out: that of requests, which only servers may write.
     """
     kind = data.WhichOneof("payload")
     payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
     if kind == "json":
-        payload = from_json(data.json)
-    metadata: Mapping[str, Any] = NO_METADATA
-    if data.metadata:
-        told = from_json(data.metadata)
-        if not isinstance(told, dict):
-            raise InvalidMessage("metadata is no JSON object; send an object, or leave it empty")
-        metadata = told
+        payload = read_json(data.json, "payload")
+    metadata = read_metadata(data.metadata)
     usage = decode_usage(data.usage) if usage_counts and data.HasField("usage") else NO_USAGE
     return Message(payload, metadata, data.session_id, usage, data.id or new_id())
 
@@ -321,16 +321,16 @@ def _encode_tool_call(event: ToolCall) -> pb.ToolCall:
     return pb.ToolCall(
         id=event.id,
         name=event.name,
-        arguments=to_json(event.arguments),
-        output=to_json(event.output) if event.done and not event.error else b"",
+        arguments=write_json(event.arguments, "tool_call.arguments"),
+        output=write_json(event.output, "tool_call.output") if event.done and not event.error else b"",
         error=event.error,
         done=event.done,
     )
 
 
 def _decode_tool_call(data: pb.ToolCall, path: tuple[str, ...]) -> ToolCall:
-    arguments = from_json(data.arguments) if data.arguments else {}
-    output = from_json(data.output) if data.output else None
+    arguments = read_json(data.arguments, "tool_call.arguments") if data.arguments else {}
+    output = read_json(data.output, "tool_call.output") if data.output else None
     return ToolCall(
         data.id, data.name, arguments if isinstance(arguments, dict) else {}, output, data.error, data.done, path
     )

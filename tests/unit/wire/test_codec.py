@@ -87,7 +87,7 @@ def test_what_another_language_leaves_out_has_its_default() -> None:
     assert first.id != second.id
 
 
-@pytest.mark.parametrize("data", [b"{", b"", b"\xff", b"{} {}", b"[" * 3000])
+@pytest.mark.parametrize("data", [b"{", b"", b"\xff", b"{} {}", b"[" * 1000])
 def test_a_broken_json_payload_is_a_typed_error(data: bytes) -> None:
     with pytest.raises(InvalidMessage, match="not valid JSON"):
         codec.decode_message(pb.Message(json=data))
