@@ -83,6 +83,14 @@ class Agent(ABC):
         """Whether the agent can take calls now; must not block. Instances that are not ready get none."""
         return True
 
+    def callees(self) -> Sequence[str]:
+        """Names of agents that it calls or sends to, as far as they are known beforehand.
+
+        Its process looks for them from the start, so that their first call, too, can do without a control plane. The
+        default are the members of an orchestrator; a class that calls others by name says here which.
+        """
+        return pattern_of(self)[1]
+
     @property
     def reactive(self) -> bool:
         """True when the class has a `start` of its own."""

@@ -6,7 +6,7 @@ Owns no role. Below: the models; above: one file for each role.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -53,6 +53,10 @@ class ReadyAgent(Agent):
     def reactive(self) -> bool:
         """True when the spec names inputs or outputs."""
         return bool(self.spec.inputs or self.spec.outputs)
+
+    def callees(self) -> Sequence[str]:
+        """Those whom it sends its replies to."""
+        return tuple(output.target for output in self.spec.outputs)
 
     async def start(self) -> None:
         """Answer the messages of the mailbox until cancelled."""

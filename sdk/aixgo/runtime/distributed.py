@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from functools import partial
 
-from aixgo.agent import Agent, pattern_of
+from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
 from aixgo.errors import AixgoError, RegistryUnavailable, WrongState
 from aixgo.events import Event
@@ -84,6 +84,11 @@ class DistributedRuntime(BaseRuntime):
         for name, address in (connect or {}).items():
             self._resolver.connect(name, address)
 
+    def register(self, agent: Agent) -> None:
+        super().register(agent)
+        if self._entered:
+            self._look_for([agent])
+
     async def connect(self, name: str, address: str) -> None:
         self._resolver.connect(name, address)
         if self._entered:
@@ -149,8 +154,7 @@ class DistributedRuntime(BaseRuntime):
 
     async def _opened(self) -> None:
         self._entered = True
-        members = {name for agent in self.own_agents.values() for name in pattern_of(agent)[1]}
-        self._resolver.use(members.difference(self.own_agents))
+        self._look_for(self.own_agents.values())
         if self._discovery is not None:
             await self._discovery.open()
         await self._begin_to_ask(self._resolver.fixed_names())
@@ -177,6 +181,11 @@ class DistributedRuntime(BaseRuntime):
         if self._discovery is not None:
             await self._discovery.close()
         await self._channels.close()
+
+    def _look_for(self, agents: Iterable[Agent]) -> None:
+        """Ask for those whom these agents will call: at their first call every control plane may be away."""
+        callees = {name for agent in agents for name in agent.callees()}
+        self._resolver.use(callees.difference(self.own_agents))
 
     def _must_be_entered(self, state: CallState) -> None:
         if not self._entered:

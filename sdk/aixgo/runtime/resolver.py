@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aixgo.agent import NAME
 from aixgo.errors import AgentNotFound
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.dns import ANY_NAME, Hosts, Target
@@ -67,8 +68,8 @@ class Resolver:
             self._fixed[name] = (Instance(fixed[0].instance_id, fixed[0].address, 0, (info,)),)
 
     def use(self, names: Iterable[str]) -> None:
-        """Ask for the instances of agents that will be called; returns at once."""
-        names = set(names)
+        """Ask for the instances of agents that will be called; returns at once. No agent has a name that is none."""
+        names = {name for name in names if NAME.fullmatch(name)}
         self._used |= names
         if self._discovery is not None:
             self._discovery.follow(names)

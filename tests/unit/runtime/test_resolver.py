@@ -189,6 +189,15 @@ def test_the_instances_of_a_name_are_asked_for_once_it_is_used_and_only_if_it_is
     assert discovery.asked == ["a"]
 
 
+async def test_what_can_be_nobodys_name_is_not_asked_for() -> None:
+    """A control plane could not even read it, and the watch, which is for all names, would never open."""
+    discovery = Following()
+    resolver = Resolver(discovery)
+    for name in ("\ud800", "", "a b", "x" * 129):
+        assert not await resolver.find(name, 0.0)
+    assert discovery.asked == []
+
+
 def test_what_is_not_asked_for_is_listed_known_and_described() -> None:
     resolver = Resolver(by_name("a", "b"))
     info = resolver.info("b")
