@@ -19,7 +19,8 @@ def on_the_page() -> set[str]:
     """The names that a metrics page shows, as OpenTelemetry writes names for Prometheus."""
     counters = {f"{name}.total" for name in (*COUNTERS, *TOTALS)}
     histograms = {f"{name}{'.seconds' if unit == 's' else ''}.bucket" for name, (unit, _, _) in HISTOGRAMS.items()}
-    return {name.replace(".", "_") for name in counters | histograms | set(GAUGES)}
+    gauges = {f"{name}{'.seconds' if unit == 's' else ''}" for name, (unit, _) in GAUGES.items()}
+    return {name.replace(".", "_") for name in counters | histograms | gauges}
 
 
 def expressions() -> list[str]:

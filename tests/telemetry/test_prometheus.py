@@ -34,7 +34,7 @@ LIMIT = re.compile(r" (?:>|==) [\d.]+\b")
 """What makes an alert of an expression."""
 RAISED = ("AixgoAgentFails", "AixgoUnpricedCalls")
 """The alerts that the fleet below gives reason to."""
-PROCESSES = 6
+PROCESSES = 7
 ENOUGH = 60
 """Rounds of calls after which everything was to be seen."""
 
@@ -46,6 +46,7 @@ agents:
   - {name: writer, role: llm, model: test/upper}
   - {name: guesser, role: llm, model: openai/a-model-of-nobody}
   - {name: fails, role: llm, model: "test/fail:RateLimited"}
+  - {name: held, role: llm, model: test/slow, max_concurrent_calls: 1, max_queue: 0}
 orchestrations:
   - {name: panel, pattern: parallel, agents: [writer, guesser]}
   - {name: main, pattern: sequential, agents: [panel, writer]}
@@ -139,6 +140,7 @@ async def everything_is_seen(fleet: Running, asked: Prometheus) -> None:
         await fleet.runtime.send("writer", "hello")
         with pytest.raises(AixgoError):
             await fleet.runtime.call("fails", "hello")
+        await fleet.runtime.call_parallel(["held", "held"], "hello", timeout=0.5)  # one of which is refused
         waiting -= {expression for expression in sorted(waiting) if await asked.query(expression)}
         if not waiting:
             return

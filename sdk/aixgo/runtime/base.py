@@ -255,6 +255,8 @@ class BaseRuntime(ABC):
     def readings(self) -> Iterable[Reading]:
         """How full it is, for whoever collects metrics; called from another thread."""
         yield "aixgo.agents", len(self._agents), {}
+        for name, waiting in self.queues.waiting():
+            yield "aixgo.queue.depth", waiting, {AGENT: name}
         for name, waiting, dead in self._mailboxes.counts():
             yield "aixgo.mailbox.depth", waiting, {AGENT: name}
             yield "aixgo.mailbox.dead_letters", dead, {AGENT: name}

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from aixgo.agent import Agent
 from aixgo.call import CallState
@@ -19,9 +19,16 @@ from aixgo.events import Event, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.runtime.entry import agent_events, run_agent, typed
+from aixgo.telemetry import metrics
 
 WEIGHT = 0.2
 """Share of the latest call in the mean time that a call takes: the last ten calls make up nine tenths of it."""
+UNKNOWN_WAIT = 0.1
+"""Seconds after which one that was refused may come back, as long as nobody knows what a call takes: without a word
+callers would go on asking, and spend their retries on it."""
+
+Reason = Literal["circle", "queue", "deadline"]
+"""Why a call is refused, as metrics have it."""
 
 
 class CallQueue:
@@ -97,18 +104,19 @@ class CallQueue:
             self._leave()
 
     def _check(self, state: CallState, left: float) -> None:
-        wait = self.estimate()
         if self._agent in state.path[:-1]:
-            raise self._refusal(state, wait, "and a call from inside another one cannot wait for that to end")
+            raise self._refusal(state, "circle", "and a call from inside another one cannot wait for that to end")
         if self.waiting >= self.room:
-            raise self._refusal(state, wait, f"and {self.waiting} wait, as many as may (max_queue)")
-        if wait + (self._mean or 0.0) > left:
-            raise self._refusal(state, wait, f"{self.waiting} wait, and this call's {left:.3g} s would not suffice")
+            raise self._refusal(state, "queue", f"and {self.waiting} wait, as many as may (max_queue)")
+        if self.estimate() + (self._mean or 0.0) > left:
+            short = f"{self.waiting} wait, and this call's {left:.3g} s would not suffice"
+            raise self._refusal(state, "deadline", short)
 
-    def _refusal(self, state: CallState, wait: float, why: str) -> Exception:
+    def _refusal(self, state: CallState, reason: Reason, why: str) -> Exception:
+        metrics.call_refused(reason, self._agent)
         text = f"agent {self._agent!r} has {self.most} calls at once, as many as may (max_concurrent_calls), {why}"
         fields = {"limit": self.most, "queue": self.room, "waiting": self.waiting}
-        return typed(Overloaded(text, retry_after=wait or None, fields=fields), state)
+        return typed(Overloaded(text, retry_after=self.estimate() or UNKNOWN_WAIT, fields=fields), state)
 
     async def _wait(self, turn: asyncio.Future[None]) -> None:
         self._waiting[turn] = None
@@ -140,6 +148,10 @@ class CallQueues:
         """Let an agent be called, within the limit that it has. Raises InvalidInput for one that cannot be kept."""
         if agent.max_concurrent_calls is not None:
             self._by_name[agent.name] = CallQueue(agent.name, agent.max_concurrent_calls, agent.max_queue)
+
+    def waiting(self) -> list[tuple[str, int]]:
+        """The agents that have a limit, and how many calls wait for each."""
+        return [(name, queue.waiting) for name, queue in self._by_name.items()]
 
     def remove(self, name: str) -> None:
         """Forget an agent's limit. Calls that wait still get their turn."""

@@ -27,7 +27,7 @@ from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.security.security import Security
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.server.limits import RateLimit, RateLimits
-from aixgo.telemetry import spans
+from aixgo.telemetry import metrics, spans
 from aixgo.usage import NO_USAGE, Ledger, Usage
 
 MAX_CONCURRENT_CALLS = 1000
@@ -271,29 +271,36 @@ class CallServer:
     async def deliver(self, agent: str, letter: Letter, caller: Caller = ANONYMOUS, peer: str = "") -> str:
         """Put a letter into a mailbox and return the instance that has it, "" being this one; raises AixgoError."""
         self.security.check_call(caller, agent, self._callees.allowed_callers(agent))
-        if self._rates is not None:
-            self._rates.check(caller, peer)
+        self._check_rate(caller, peer)
         if self.draining:
-            raise refused(InstanceDraining("this instance is draining and takes no new messages"))
+            raise _refusal("draining", InstanceDraining("this instance is draining and takes no new messages"))
         return await self._callees.deliver(agent, letter)
 
     def _admit(self, call: IncomingCall) -> None:
         """Raise a refusal when the call cannot be taken; all but those of access let the caller try elsewhere."""
         self.security.check_call(call.caller, call.agent, self._callees.allowed_callers(call.agent))
-        if self._rates is not None:
-            self._rates.check(call.caller, call.peer)
+        self._check_rate(call.caller, call.peer)
         if self._refused and self._refused.pop(_own_id(call.caller, call.call_id), None) is not None:
             raise CallCancelled("the call was cancelled before it came")
         if self.draining:
-            raise refused(InstanceDraining("this instance is draining and takes no new calls"))
+            raise _refusal("draining", InstanceDraining("this instance is draining and takes no new calls"))
         if len(self._running) >= self.limit:
             raise self.full()
         self._callees.accept(call.agent)
 
+    def _check_rate(self, caller: Caller, peer: str) -> None:
+        if self._rates is None:
+            return
+        try:
+            self._rates.check(caller, peer)
+        except Overloaded:
+            metrics.call_refused("rate")
+            raise
+
     def full(self) -> AixgoError:
         """The refusal of a call too many."""
         text = f"{self.limit} calls run here, as many as may; call later, or start more instances"
-        return refused(Overloaded(text, retry_after=0.1, fields={"limit": self.limit}))
+        return _refusal("process", Overloaded(text, retry_after=0.1, fields={"limit": self.limit}))
 
     def entered(self, call_id: str, running: RunningCall) -> str:
         """Note a call that begins, and return the id that it is known by."""
@@ -332,6 +339,12 @@ class CallServer:
         )
         state.check_depth(self._callees.max_depth)
         return state
+
+
+def _refusal(reason: str, error: AixgoError) -> AixgoError:
+    """A refusal of the whole process, counted."""
+    metrics.call_refused(reason)
+    return refused(error)
 
 
 def _own_id(caller: Caller, call_id: str) -> str:

@@ -26,6 +26,9 @@ Reading = tuple[str, float, Mapping[str, str]]
 AGENT = "gen_ai.agent.name"
 OUTCOME = "aixgo.outcome"
 """`ok`, or the type of the error."""
+REASON = "aixgo.reason"
+"""Why a call was refused: `queue`, `deadline` and `circle` by an agent's own limit, `process`, `rate` and `draining` by
+its process."""
 
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -34,6 +37,7 @@ _CALL = (AGENT, OUTCOME)
 _LLM = ("gen_ai.provider.name", "gen_ai.request.model")
 COUNTERS: Mapping[str, tuple[str, str, Sequence[str]]] = {
     "aixgo.calls": ("{call}", "Calls that agents of this process ended, by agent and outcome.", _CALL),
+    "aixgo.calls.refused": ("{call}", "Calls and messages that no agent saw, by reason and agent.", (REASON, AGENT)),
     "aixgo.remote.attempts": ("{attempt}", "Attempts of calls to other processes, by agent and outcome.", _CALL),
     "aixgo.remote.retries": ("{attempt}", "Attempts after which another one followed, by agent and outcome.", _CALL),
     "aixgo.llm.tokens": ("{token}", "Tokens of LLM calls, by model and kind.", (*_LLM, "gen_ai.token.type")),
@@ -50,6 +54,7 @@ GAUGES = {
     "aixgo.calls.active": ("{call}", "Calls that agents of this process are at."),
     "aixgo.server.calls.active": ("{call}", "Calls that came from other processes and have not ended."),
     "aixgo.server.calls.limit": ("{call}", "How many of those there may be."),
+    "aixgo.queue.depth": ("{call}", "Calls that wait for their turn, by agent."),
     "aixgo.loop.lag": ("s", "How late the event loop was at the most since the last look."),
     "aixgo.agents": ("{agent}", "Agents of this process."),
     "aixgo.mailbox.depth": ("{message}", "Messages that wait in a mailbox or are out for delivery."),
@@ -104,6 +109,13 @@ def call_ended(agent: str, error: BaseException | None, seconds: float) -> None:
         instruments.active -= 1
         instruments.count("aixgo.calls", (agent, outcome(error)), 1)
         instruments.record("aixgo.call.duration", seconds, instruments.of_agent(agent))
+
+
+def call_refused(reason: str, agent: str = "") -> None:
+    """A call or message was refused. `agent` is whose limit it was, "" for the process's: callers invent names."""
+    instruments = _instruments()
+    if instruments is not None:
+        instruments.count("aixgo.calls.refused", (reason, agent), 1)
 
 
 def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = False) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aixgo import Agent, Delta, Event, LocalRuntime, Message, Result
 from aixgo.call import CallState
 from aixgo.errors import DeadlineExceeded, InvalidInput, Overloaded
-from aixgo.runtime.queueing import CallQueue
+from aixgo.runtime.queueing import UNKNOWN_WAIT, CallQueue
 from aixgo.usage import Ledger
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +85,7 @@ async def test_a_call_too_many_is_refused_at_once_and_was_not_accepted() -> None
         await runtime.call("gated", "2")
     assert not caught.value.accepted
     assert caught.value.fields == {"limit": 1, "queue": 1, "waiting": 1}
+    assert caught.value.retry_after == UNKNOWN_WAIT  # without a word callers would not leave this instance alone
     assert caught.value.agent_path == ("gated",)
     agent.go.release()
     agent.go.release()
