@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.docker import BUILD, IMAGE, TAG, Compose
+from tests.containers.docker import BUILD, IMAGE, NATS, TAG, Compose, docker
+from tests.nats_server import find_servers
+from tests.support import ROOT
 
+LOCAL_NATS = "aixgo-nats:test"
 _REQUIRED = bool(os.environ.get("AIXGO_REQUIRE_TOOLS"))
 
 
@@ -47,6 +50,18 @@ def model_image(image: str) -> str:
     return f"aixgo-model:{TAG}"
 
 
+@pytest.fixture(scope="session")
+def nats_image(engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of docker-compose.nats.yml, where it is here or can be fetched; else one made of a nats-server that is
+    installed here, with what else that file asks of it.
+    """
+    try:
+        docker("pull", "--quiet", NATS)
+    except (AssertionError, subprocess.TimeoutExpired):
+        return _local_nats(tmp_path_factory.mktemp("nats"))
+    return NATS
+
+
 @pytest.fixture(scope="module")
 def fleet(image: str) -> Iterator[Compose]:
     """The fleet of docker-compose.yml with agents that need no model, up and healthy."""
@@ -55,6 +70,22 @@ def fleet(image: str) -> Iterator[Compose]:
     compose.up()
     yield compose
     compose.down()
+
+
+def _local_nats(folder: Path) -> str:
+    try:
+        docker("image", "inspect", NATS)
+    except AssertionError:
+        servers = find_servers()
+        if not servers:
+            missing = f"{NATS} cannot be fetched, and no nats-server is installed to make an image of"
+            (pytest.fail if _REQUIRED else pytest.skip)(missing)
+        shutil.copy(servers[-1], folder / "nats-server")
+        shutil.copy(ROOT / "tests" / "containers" / "nats" / "Dockerfile", folder)
+        shutil.copy(ROOT / "tests" / "containers" / "nats" / "wget", folder)
+        docker("build", "--tag", LOCAL_NATS, str(folder))
+        return LOCAL_NATS
+    return NATS
 
 
 def _missing() -> str:

@@ -46,7 +46,7 @@ def _runner(name: str) -> Run:
     return lambda *words, **options: run(str(tool), *words, **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kubectl() -> Run:
     return _runner("kubectl")
 

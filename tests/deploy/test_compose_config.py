@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from aixgo.config.settings import PREFIX, Settings
+from aixgo.security.settings import TlsMode
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
@@ -31,8 +33,9 @@ def test_over_the_fleet_mtls_gives_each_process_of_the_mesh_a_certificate_that_i
     files = ("-f", ROOT / "docker-compose.yml", "-f", ROOT / "docker-compose.mtls.yml")
     services = json.loads(compose(*files, "config", "--format", "json"))["services"]
     made = [name for flag, name in itertools.pairwise(services["certs"]["command"]) if flag == "--name"]
-    assert {*made} == services.keys() - {"certs", "model"}
-    for name in made:
+    mesh = services.keys() - {"certs", "model"}
+    assert {*made} == mesh | {"caller"}
+    for name in mesh:
         told = services[name]["environment"]
         assert told["AIXGO_TLS_CERT_FILE"] == f"/etc/aixgo/{name}/cert.pem"
         assert told["AIXGO_TLS_KEY_FILE"] == f"/etc/aixgo/{name}/key.pem"
@@ -51,6 +54,23 @@ def test_over_the_fleet_nats_is_there_before_whoever_sends_or_receives(compose: 
     (volume,) = services["nats"]["volumes"]
     assert f"--store_dir={volume['target']}" in services["nats"]["command"]
     assert "ports" not in services["nats"]
+
+
+def test_with_mtls_processes_make_of_their_variables_what_the_file_means(compose: Run):
+    files = ("-f", ROOT / "docker-compose.yml", "-f", ROOT / "docker-compose.mtls.yml")
+    services = json.loads(compose(*files, "config", "--format", "json"))["services"]
+    for name in services.keys() - {"certs", "model"}:
+        told = services[name]["environment"]
+        ours = {variable for variable in told if variable.startswith(PREFIX)}
+        assert ours <= {PREFIX + field.upper() for field in Settings.model_fields}, name
+        settings = Settings.read(told)
+        security = settings.security()
+        assert security.tls_mode is TlsMode.MTLS
+        assert not security.allow_insecure
+        assert security.health_port not in {None, int(settings.listen.rpartition(":")[2])}
+        mounted = {each["target"] for each in services[name]["volumes"] if each["source"] == "certificates"}
+        assert mounted == {services["certs"]["command"][services["certs"]["command"].index("--out") + 1]}
+        assert all(str(path).startswith(f"{folder}/") for path in security.files().values() for folder in mounted)
 
 
 def test_mtls_and_nats_go_together(compose: Run, monkeypatch: pytest.MonkeyPatch):
