@@ -7,11 +7,12 @@ asserted: the aims are printed beside the figures.
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,8 @@ from aixgo.wire.codec import encode_message
 from cores import COLUMNS as CORES
 from cores import calls_per_core
 from fan_out import fan_out_costs
-from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, UVLOOP, peer
+from growth import PAYLOADS, TOKEN_RATES, growth
+from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS, UVLOOP, peer
 from options import option_costs
 from patterns import fan_outs, overheads
 from rich.console import Console
@@ -152,31 +154,32 @@ def import_time() -> tuple[str, str, str]:
 
 def versions() -> str:
     """What the figures are of."""
-    loop = "uvloop" if UVLOOP else "asyncio's event loop"
+    loop = f"uvloop {version('uvloop')}" if UVLOOP else "asyncio's event loop"
     return f"Python {platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}, {loop}"
 
 
 async def main() -> None:
     console = Console(width=150)
-    table = Table("what", "figure", "aim", title=f"aixgo, above what it stands on ({versions()})")
-    for rows in (
-        [await local_call(), *await remote_call(), *memory(), import_time()],
-        [*await overheads(), *await fan_outs(), *await fan_out_costs()],
-        [*telemetry_costs(), *await option_costs()],
-        await session_costs(),
-    ):
+    console.print(f"{versions()}; {os.cpu_count()} cores. Tables come one by one, in some fifteen minutes.")
+
+    def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        table = Table(*columns, title=title)
         for row in rows:
             table.add_row(*row)
-        table.add_section()
-    console.print(table)
-    cores = Table(*CORES, title="what a core serves: 1 KiB, 64 in flight")
-    for row in await calls_per_core():
-        cores.add_row(*row)
-    console.print(cores)
-    growth = Table(*COLUMNS, title="what a control plane costs, with the number of instances")
-    for row in await control_planes():
-        growth.add_row(*row)
-    console.print(growth)
+        console.print(table)
+
+    costs = ("what", "figure", "aim")
+    calls = [await local_call(), *await remote_call(), *memory(), import_time()]
+    show("aixgo, above what it stands on", costs, calls)
+    show("the session transport", costs, await session_costs())
+    show("fanning out", costs, [*await fan_out_costs(), *await fan_outs()])
+    show("patterns", costs, await overheads())
+    show("what is there for every call", costs, [*telemetry_costs(), *await option_costs()])
+    show("what a core serves: 1 KiB, 64 in flight", CORES, await calls_per_core())
+    payloads, streams = await growth()
+    show("what payloads cost, of both sides: 16 in flight", PAYLOADS, payloads)
+    show(f"what streams cost, of both sides: {TOKENS} tokens each", TOKEN_RATES, streams)
+    show("what a control plane costs, with the number of instances", COLUMNS, await control_planes())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ ROUNDS = int(os.environ.get("AIXGO_BENCH_ROUNDS", "7"))
 UVLOOP = os.environ.get("AIXGO_BENCH_UVLOOP", "") == "1"
 PAYLOAD = "x" * 1024
 IN_FLIGHT = 64
+TOKENS = 200
+"""Tokens of a stream."""
 if UVLOOP:  # here, because this is what every process of the bench imports
     import uvloop
 
@@ -62,16 +64,17 @@ class Cost:
         return self.caller + self.callee
 
 
-async def cost(call: Callable[[], Awaitable[object]], calls: int, pid: int) -> Cost:
-    """What one of so many calls to process `pid` takes, IN_FLIGHT at a time."""
+async def cost(call: Callable[[], Awaitable[object]], calls: int, pid: int, callers: int = IN_FLIGHT) -> Cost:
+    """What one of so many calls to process `pid` takes, when so many callers make one after the other."""
+    each = max(1, calls // callers)
 
     async def caller() -> None:
-        for _ in range(calls // IN_FLIGHT):
+        for _ in range(each):
             await call()
 
     begun, ours, theirs = time.perf_counter(), time.process_time(), cpu_of(pid)
-    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
-    made = calls // IN_FLIGHT * IN_FLIGHT
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    made = each * callers
     return Cost(
         (time.perf_counter() - begun) / made, (time.process_time() - ours) / made, (cpu_of(pid) - theirs) / made
     )

@@ -52,7 +52,7 @@ async def _boundary() -> tuple[str, str, str]:
     without, guarded_ = (median(each.callee for each in costs[side]) * 1e6 for side in sides)
     ratio = median(one.callee / other.callee for one, other in zip(costs["with"], costs["without"], strict=True))
     whole = median(one.both / other.both for one, other in zip(costs["with"], costs["without"], strict=True))
-    figure = f"{ratio:.2f} x without, by the server's CPU ({without:.0f} -> {guarded_:.0f} us); {whole:.2f} x by both's"
+    figure = f"{ratio:.2f} x without, CPU of the server ({without:.0f} -> {guarded_:.0f} us); {whole:.2f} x, of both"
     return "the boundary around each RPC of a raw server", figure, "-"
 
 

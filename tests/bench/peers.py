@@ -1,18 +1,20 @@
 """The servers that the bench calls: `raw PAUSE` is grpc.aio alone, `guarded` that inside the boundary that aixgo puts
 around every RPC, `agent COUNT FIRST PAUSE LIMIT` an AgentServer whose agents echo, after so many seconds, so many calls
-of each at once. Each prints its address.
+of each at once. Those that are streamed from give TOKENS first. Each server prints its address.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 
 import grpc.aio
-import measuring  # noqa: F401  # says which event loop
 from aixgo.server.boundary import Boundary
 from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from measuring import TOKENS
 
 
 class RawEcho(AgentServiceServicer):
@@ -26,6 +28,12 @@ class RawEcho(AgentServiceServicer):
             await asyncio.sleep(self._pause)
         return pb.ExecuteResponse(message=request.message)
 
+    async def ExecuteStream(self, request, context):  # noqa: N802  # gRPC names it
+        for number in range(TOKENS):
+            event = types_pb2.Event(agent_path=["echo0"], delta=types_pb2.Delta(text=f"token {number}"))
+            yield pb.ExecuteStreamResponse(event=event)
+        yield pb.ExecuteStreamResponse(event=types_pb2.Event(result=types_pb2.Result(message=request.message)))
+
 
 async def raw(pause: float = 0.0, *, guarded: bool = False) -> None:
     server = grpc.aio.server(interceptors=(Boundary(),) if guarded else ())
@@ -37,7 +45,7 @@ async def raw(pause: float = 0.0, *, guarded: bool = False) -> None:
 
 
 async def agents(count: int, first: int = 0, pause: float = 0.0, limit: int | None = None) -> None:
-    from aixgo import Agent, AgentServer, DistributedRuntime, Message
+    from aixgo import Agent, AgentServer, Delta, DistributedRuntime, Event, Message, Result
     from telemetry import begin_telemetry
 
     class Echo(Agent):
@@ -51,6 +59,11 @@ async def agents(count: int, first: int = 0, pause: float = 0.0, limit: int | No
             if pause:
                 await asyncio.sleep(pause)
             return message
+
+        async def stream(self, message: Message) -> AsyncIterator[Event]:
+            for number in range(TOKENS):
+                yield Delta(f"token {number}")
+            yield Result(message)
 
     begin_telemetry()
     async with DistributedRuntime() as runtime:
