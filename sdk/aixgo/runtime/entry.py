@@ -24,7 +24,7 @@ from aixgo.errors import (
     InvalidReply,
     StreamBroken,
 )
-from aixgo.events import EVENT_TYPES, Event, MemberFinished, MemberStarted, Result
+from aixgo.events import EVENT_TYPES, Delta, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.telemetry.invocations import Invocation, invocation, watched
@@ -269,6 +269,8 @@ def _out_of_agent(error: AixgoError, state: CallState) -> AixgoError:
 
 
 def _with_path(event: Event, state: CallState) -> Event:
+    if type(event) is Delta:  # nearly every event is one, and `replace` takes as long as all else that is done here
+        return event if event.path else Delta(event.text, state.path)
     if not isinstance(event, EVENT_TYPES):  # pyright: ignore[reportUnnecessaryIsInstance]  # agents may err
         raise InvalidReply(f"agent {state.path[-1]!r} yielded a {type(event).__name__}; yield Events")
     if event.path or isinstance(event, (MemberStarted, MemberFinished)):

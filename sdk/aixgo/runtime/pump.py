@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BUFFER = 64
 """Events that may wait for the caller before the agent has to wait for it."""
+ROOM = BUFFER // 2
+"""Events that wait when the agent may go on: were it let on for each, the two would take turns event by event."""
 
 
 class PumpedStream:
@@ -43,7 +45,8 @@ class PumpedStream:
         self._timed = timed
         self._ended = ended
         self._events: deque[Event] = deque()
-        self._changed = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
         self._failure: AixgoError | None = None
         self._done = False
         self._task: asyncio.Task[None] | None = None
@@ -82,10 +85,11 @@ class PumpedStream:
                 if self._failure is not None:
                     raise self._failure
                 raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
+            self._arrived.clear()
+            await self._arrived.wait()
         event = self._events.popleft()
-        self._changed.set()
+        if len(self._events) == ROOM:
+            self._room.set()
         if isinstance(event, Result):
             self.result = event.message
         return event
@@ -111,10 +115,10 @@ class PumpedStream:
         async with aclosing(self._source()) as events:
             async for event in events:
                 while len(self._events) >= BUFFER:
-                    self._changed.clear()
-                    await self._changed.wait()
+                    self._room.clear()
+                    await self._room.wait()
                 self._events.append(event)
-                self._changed.set()
+                self._arrived.set()
                 if isinstance(event, Result):
                     return
         raise typed(StreamBroken("the stream ended without a Result"), self._state)
@@ -134,5 +138,5 @@ class PumpedStream:
         if self._done:
             return
         self._done, self._failure = True, failure
-        self._changed.set()
+        self._arrived.set()
         self._ended(failure is None)

@@ -38,6 +38,7 @@ from aixgo.runtime.plain import (
 )
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
 from aixgo.wire.session import MAX_BYTES_HEADER, CallerSession, SessionStage, turn_of
 from aixgo.wire.status import from_rpc, from_transport
@@ -210,29 +211,26 @@ class Session:
             raise decode_error(frame.error)
         return frame.result
 
-    async def stream(
+    def stream(
         self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncGenerator[Event]:
         """The events of one call; the last one is the Result. One that breaks off raises TransportFailed."""
         if request.ByteSize() > LARGE_BYTES:
-            events = self._plain.stream(address, request, timeout, headers, grant)
-        else:
-            events = self._events(address, request, timeout, headers, grant)
-        async with aclosing(events):
-            async for event in events:
-                yield event
+            return self._plain.stream(address, request, timeout, headers, grant)
+        return self._events(address, request, timeout, headers, grant)
 
     async def _events(
         self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncGenerator[Event]:
         inbox = _Inbox(self._loop)
         number, due = self._open(request, inbox, timeout, stream=True)
+        path = (*request.context.agent_path, request.agent)
         try:
-            while (frame := await inbox.next()).HasField("event"):
-                yield decode_event(frame.event)
+            while isinstance(event := inbox.next() or await inbox.arrival(), types_pb2.Event):
+                yield decode_event(event, path)
                 if self._protocol.consumed(number):
                     self._frames.set()
-            yield _last(frame, request, grant)
+            yield _last(event, path, grant)
         except _NotOffered:
             left = due - self._loop.time()
             async with aclosing(self._plain.stream(address, request, left, headers, grant)) as events:
@@ -344,14 +342,18 @@ class Session:
 
     def _received(self, frame: pb.Frame) -> None:
         kind, number = self._protocol.receive(frame), frame.call
-        if kind == "load":
+        if kind == "event":
+            inbox = self._waiting[number]
+            if isinstance(inbox, _Inbox):
+                inbox.add(frame.event)
+        elif kind == "load":
             self._loaded(frame.load.running)
         elif kind == "drain":
             self._frames.set()
         elif kind == "error" and number == 0:
             raise decode_error(frame.error)
         elif number and kind:
-            waiting = self._waiting[number] if kind == "event" else self._waiting.pop(number)
+            waiting = self._waiting.pop(number)
             if not waiting.done():
                 waiting.set_result(frame)
 
@@ -383,47 +385,67 @@ class _NotOffered(Exception):
 
 
 class _Inbox:
-    """The frames of a stream that wait for its reader; how many there can be is bounded by its credit."""
+    """The events of a stream that wait for its reader, and its end; how many there can be is bounded by its credit."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._frames: deque[pb.Frame | Exception] = deque()
+        self._events: deque[types_pb2.Event] = deque()
+        self._end: pb.Frame | Exception | None = None
         self._reader: asyncio.Future[None] | None = None
-        self.late = False
+
+    @property
+    def late(self) -> bool:
+        """Whether its deadline is what has ended it."""
+        return isinstance(self._end, DeadlineExceeded)
+
+    def add(self, event: types_pb2.Event) -> None:
+        """Another event."""
+        self._events.append(event)
+        if self._reader is not None:
+            self._wake(self._reader)
 
     def done(self) -> bool:
-        """Like a future, but one that takes more than one result."""
-        return False
+        """Whether it has ended: as a future says it, and with the next two methods that is all that it is told."""
+        return self._end is not None
 
     def set_result(self, frame: pb.Frame) -> None:
-        """Add a frame."""
-        self._put(frame)
+        """It has ended with this frame."""
+        self._set_end(frame)
 
     def set_exception(self, error: Exception) -> None:
-        """Raise this once all frames are read."""
-        self.late = isinstance(error, DeadlineExceeded)
-        self._put(error)
+        """It has ended with this error, to be raised once all events are read."""
+        self._set_end(error)
 
-    async def next(self) -> pb.Frame:
-        """The next frame."""
-        while not self._frames:
+    def next(self) -> types_pb2.Event | None:
+        """The next event; None when none waits."""
+        return self._events.popleft() if self._events else None
+
+    async def arrival(self) -> types_pb2.Event | pb.Frame:
+        """The next event, waited for; after the last one the frame that has ended it. Raises the error that has."""
+        while not self._events:
+            if isinstance(self._end, Exception):
+                raise self._end
+            if self._end is not None:
+                return self._end
             self._reader = self._loop.create_future()
             await self._reader
-        frame = self._frames.popleft()
-        if isinstance(frame, Exception):
-            raise frame
-        return frame
+        return self._events.popleft()
 
-    def _put(self, frame: pb.Frame | Exception) -> None:
-        self._frames.append(frame)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+    def _set_end(self, end: pb.Frame | Exception) -> None:
+        self._end = end
+        if self._reader is not None:
+            self._wake(self._reader)
+
+    def _wake(self, reader: asyncio.Future[None]) -> None:
+        self._reader = None
+        if not reader.done():
+            reader.set_result(None)
 
 
 _Waiting = asyncio.Future[pb.Frame] | _Inbox
 
 
-def _last(frame: pb.Frame, request: pb.ExecuteStreamRequest, grant: Grant) -> Result:
+def _last(frame: pb.Frame, path: tuple[str, ...], grant: Grant) -> Result:
     """The Result in the last frame of a stream; raises the error in it."""
     if frame.HasField("error"):
         raise decode_error(frame.error)
@@ -432,7 +454,7 @@ def _last(frame: pb.Frame, request: pb.ExecuteStreamRequest, grant: Grant) -> Re
     except InvalidMessage:
         grant.lose()
         raise
-    return Result(message, (*request.context.agent_path, request.agent))
+    return Result(message, path)
 
 
 def _spent(frame: pb.Frame) -> Usage:

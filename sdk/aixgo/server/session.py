@@ -25,7 +25,7 @@ from aixgo.server.calls import CallServer
 from aixgo.server.incoming import fill_reply, read_call
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
-from aixgo.wire.codec import encode_error, encode_event
+from aixgo.wire.codec import encode_error, event_bytes
 from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, check_frames, turn_of
 from aixgo.wire.status import abort
 
@@ -210,7 +210,7 @@ class ServedSession:
                         await self._room(number)
                     except asyncio.CancelledError as error:
                         await events.athrow(error)  # the call knows whether that is its deadline, a Cancel or the end
-                protocol.event(number, encode_event(event))
+                protocol.event(number, event_bytes(event))
                 frames.set()
 
     def _reply(self, number: int, opening: pb.OpenFrame, reply: Message) -> None:

@@ -7,6 +7,7 @@ statuses in `status.py`. Below it, `values.py` bounds JSON and metadata.
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, cast
 
 from aixgo.call import Budget, CallState
@@ -15,6 +16,7 @@ from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, To
 from aixgo.message import JSON, Message, from_json, new_id, to_json
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
+from aixgo.wire.fields import header
 from aixgo.wire.values import read_json, read_metadata, write_json, write_metadata
 
 MAX_ERROR_TEXT = 2048
@@ -27,10 +29,14 @@ MAX_ERROR_CLASS = 256
 """Bytes of an error's class on the wire."""
 MAX_ERROR_PATH = 1024
 """Bytes of an error's path on the wire; of a longer one the middle is left out."""
+KEPT_PATHS = 128
+"""Paths of agents whose encoding is kept: those of the streams that were written last."""
 MAX_USD = 10**12
 """The largest amount that is believed; sums of such amounts stay exact."""
 MAX_USD_TEXT, USD_DIGITS = 64, 40
 """Characters of an amount, and digits after its point: written out, 1e-999999 would have a million of them."""
+_DELTA, _TEXT = 2 << 3 | 2, 1 << 3 | 2
+"""The keys of `delta` in Event (field 2) and of `text` in Delta (field 1), both length-delimited."""
 
 
 def encode_message(message: Message) -> pb.Message:
@@ -247,6 +253,23 @@ def encode_event(event: Event) -> pb.Event:
         raise _no_text(error) from error
 
 
+def event_bytes(event: Event) -> bytes:
+    """`encode_event`, serialised. A Delta, of which most of every stream is made, becomes no object before."""
+    if not isinstance(event, Delta):
+        return encode_event(event).SerializeToString()
+    try:
+        path, text = _path_bytes(event.path), event.text.encode()
+    except UnicodeEncodeError as error:
+        raise _no_text(error) from error
+    delta = header(_TEXT, len(text)) + text
+    return path + header(_DELTA, len(delta)) + delta
+
+
+@lru_cache(KEPT_PATHS)
+def _path_bytes(path: tuple[str, ...]) -> bytes:
+    return pb.Event(agent_path=path).SerializeToString()
+
+
 def _encode_event(event: Event) -> pb.Event:
     out = pb.Event(agent_path=event.path)
     if isinstance(event, Delta):
@@ -262,12 +285,17 @@ def _encode_event(event: Event) -> pb.Event:
     return out
 
 
-def decode_event(data: pb.Event) -> Event:
-    """An event from the wire; raises InternalError for a kind that this version does not know."""
-    path = tuple(data.agent_path)
-    kind = data.WhichOneof("kind")
-    if kind == "delta":
+def decode_event(data: pb.Event, path: tuple[str, ...] = ()) -> Event:
+    """An event from the wire; raises InternalError for a kind that this version does not know.
+
+    `path` is the one that it is likely to have, and which then need not be read: that of the event before.
+    """
+    told = data.agent_path
+    if told != path:
+        path = tuple(told)
+    if data.HasField("delta"):
         return Delta(data.delta.text, path)
+    kind = data.WhichOneof("kind")
     if kind == "result":
         return Result(decode_message(data.result.message), path)
     if kind == "tool_call":

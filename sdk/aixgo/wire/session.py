@@ -37,6 +37,7 @@ from enum import Enum
 from aixgo.errors import AixgoError, InstanceDraining, InternalError, InvalidInput, MessageTooLarge, WrongState
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
+from aixgo.wire.fields import header, varint
 
 WINDOW = 64
 """Events that a callee may be ahead of the reader of a stream."""
@@ -59,6 +60,8 @@ FRAMING = 64
 
 _FRAMES = 1 << 3 | 2
 """The key of `frames` in SessionRequest and SessionResponse: field 1, length-delimited."""
+_CALL, _EVENT = b"\x08", 3 << 3 | 2
+"""The keys of `call` (field 1, varint) and `event` (field 3, length-delimited) in Frame."""
 _HEADER = 5
 """Bytes of the longest header of a frame."""
 _FROM_CALLER = frozenset(("open", "cancel", "credit"))
@@ -83,9 +86,12 @@ class SessionStage(Enum):
 
 
 class OpenCall:
-    """One call on a session. `credit`: events that may still come; `taken`: its OpenFrame is on its way."""
+    """One call on a session. `credit`: events that may still come; `taken`: its OpenFrame is on its way.
 
-    __slots__ = ("consumed", "credit", "stage", "stream", "taken")
+    `begins` is how the callee's frames of a stream begin: with its number.
+    """
+
+    __slots__ = ("begins", "consumed", "credit", "stage", "stream", "taken")
 
     def __init__(self, *, stream: bool, credit: int) -> None:
         self.stage = CallStage.OPEN
@@ -93,6 +99,7 @@ class OpenCall:
         self.credit = credit
         self.consumed = 0
         self.taken = False
+        self.begins = b""
 
 
 class Outbox:
@@ -111,7 +118,10 @@ class Outbox:
 
     def put(self, frame: pb.Frame, opens: OpenCall | None = None) -> None:
         """Add a frame; `opens` is the call that it opens. Raises MessageTooLarge."""
-        encoded = frame.SerializeToString()
+        self.put_encoded(frame.SerializeToString(), opens)
+
+    def put_encoded(self, encoded: bytes, opens: OpenCall | None = None) -> None:
+        """`put`, for a frame that is encoded already."""
         size = len(encoded)
         if size + FRAMING > self._max_bytes:
             raise MessageTooLarge(
@@ -141,25 +151,13 @@ class Outbox:
                     continue
                 opens.taken = True
             room -= size + _HEADER
-            message += _header(size), encoded
+            message += header(_FRAMES, size), encoded
         return b"".join(message)
 
     def clear(self) -> None:
         """Drop everything."""
         self._frames.clear()
         self.bytes = 0
-
-
-def _header(size: int) -> bytes:
-    """What stands before a frame of so many bytes: the key of field 1 (length-delimited) and the length as a varint.
-
-    https://protobuf.dev/programming-guides/encoding/
-    """
-    if size < 1 << 7:
-        return bytes((_FRAMES, size))
-    if size < 1 << 14:
-        return bytes((_FRAMES, size & 127 | 128, size >> 7))
-    return bytes((_FRAMES, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21))
 
 
 class CallerSession:
@@ -331,8 +329,8 @@ class CalleeSession:
         call = self._calls.get(number)
         return call is None or call.credit > 0 or call.stage is CallStage.CANCELLING
 
-    def event(self, number: int, event: types_pb2.Event) -> None:
-        """Send an event; one that nobody wants any more is dropped.
+    def event(self, number: int, event: bytes) -> None:
+        """Send an event, encoded as `codec.event_bytes` does; one that nobody wants any more is dropped.
 
         Raises WrongState when `may_send` is false, and MessageTooLarge.
         """
@@ -341,7 +339,7 @@ class CalleeSession:
             return
         if call.credit == 0:
             raise WrongState(f"call {number} has no credit for another event; wait until more is granted")
-        self.outbox.put(pb.Frame(call=number, event=event))
+        self.outbox.put_encoded(call.begins + header(_EVENT, len(event)) + event)
         call.credit -= 1
 
     def end(self, frame: pb.Frame) -> None:
@@ -382,7 +380,9 @@ class CalleeSession:
         if opening.credit > MAX_CREDIT:
             raise _misused(f"call {number} grants {opening.credit} events; at most {MAX_CREDIT} are allowed")
         self._last = number
-        self._calls[number] = OpenCall(stream=opening.stream, credit=opening.credit if opening.stream else 0)
+        call = self._calls[number] = OpenCall(stream=opening.stream, credit=opening.credit if opening.stream else 0)
+        if call.stream:
+            call.begins = _CALL + varint(number)
         return "open"
 
     def _credit(self, call: OpenCall, events: int) -> str:

@@ -98,7 +98,7 @@ def test_a_callee_never_sends_beyond_the_credit_that_hostile_frames_can_grant(
     for number in opened:
         sent = 0
         while number in callee and callee.may_send(number) and sent < events:
-            callee.event(number, types.Event())
+            callee.event(number, types.Event().SerializeToString())
             sent += 1
         assert sent <= min(events, MAX_CREDIT)
 

@@ -130,11 +130,11 @@ class Sessions(RuleBasedStateMachine):
             return
         told = types_pb2.Event(delta={"text": str(call.sent)})
         if self.callee.may_send(number):
-            self.callee.event(number, told)
+            self.callee.event(number, told.SerializeToString())
             call.sent += 1
         else:
             with pytest.raises(WrongState):
-                self.callee.event(number, told)
+                self.callee.event(number, told.SerializeToString())
 
     @precondition(lambda self: self.running and not self.over)
     @rule(data=st.data(), ok=st.booleans())

@@ -193,12 +193,12 @@ class TestCallee:
         assert callee.receive(opened(1, credit=2)) == "open"
         for text in ("a", "b"):
             assert callee.may_send(1)
-            callee.event(1, types_pb2.Event(delta={"text": text}))
+            callee.event(1, types_pb2.Event(delta={"text": text}).SerializeToString())
         assert not callee.may_send(1)
         with pytest.raises(WrongState, match="no credit"):
-            callee.event(1, types_pb2.Event())
+            callee.event(1, types_pb2.Event().SerializeToString())
         assert callee.receive(pb.Frame(call=1, credit=pb.CreditFrame(events=1))) == "credit"
-        callee.event(1, types_pb2.Event(delta={"text": "c"}))
+        callee.event(1, types_pb2.Event(delta={"text": "c"}).SerializeToString())
         assert [frame.event.delta.text for frame in taken(callee)] == ["a", "b", "c"]
 
     def test_a_terminal_frame_needs_no_credit_and_only_the_first_one_counts(self) -> None:
@@ -206,7 +206,7 @@ class TestCallee:
         callee.receive(opened(1, credit=0))
         callee.end(result(1, "first"))
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=2)))
-        callee.event(1, types_pb2.Event())
+        callee.event(1, types_pb2.Event().SerializeToString())
         assert [frame.result.message.text for frame in taken(callee)] == ["first"]
 
     def test_a_cancelling_call_sends_no_more_events_but_its_answer(self) -> None:
@@ -215,7 +215,7 @@ class TestCallee:
         assert callee.receive(pb.Frame(call=1, cancel=pb.CancelFrame())) == "cancel"
         assert callee.receive(pb.Frame(call=1, cancel=pb.CancelFrame())) == ""
         assert callee.may_send(1)  # or its agent would wait for ever
-        callee.event(1, types_pb2.Event())
+        callee.event(1, types_pb2.Event().SerializeToString())
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=1)))
         assert kinds(taken(callee)) == ["error"]
 
@@ -239,7 +239,7 @@ class TestCallee:
         with pytest.raises(MessageTooLarge):
             callee.end(result(1, "x" * 500))
         with pytest.raises(MessageTooLarge):
-            callee.event(1, types_pb2.Event(delta={"text": "x" * 500}))
+            callee.event(1, types_pb2.Event(delta={"text": "x" * 500}).SerializeToString())
         callee.end(pb.Frame(call=1, error=types_pb2.Error(code=8)))
         assert kinds(taken(callee)) == ["error"]
 
@@ -266,7 +266,7 @@ class TestCallee:
     def test_after_a_violation_the_caller_is_told_and_heard_no_more(self) -> None:
         callee = CalleeSession(MAX)
         callee.receive(opened(1))
-        callee.event(1, types_pb2.Event())
+        callee.event(1, types_pb2.Event().SerializeToString())
         assert list(callee.closed(types_pb2.Error(code=3))) == [1]
         (told,) = taken(callee)
         assert (told.call, told.error.code) == (0, 3)

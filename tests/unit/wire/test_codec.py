@@ -12,7 +12,8 @@ from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, To
 from aixgo.message import Message
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
-from aixgo.wire import codec
+from aixgo.v1.agent_pb2 import Frame
+from aixgo.wire import codec, fields
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,9 +62,28 @@ def test_usage_comes_back_to_the_last_digit(usage: Usage) -> None:
     assert codec.decode_usage(pb.Usage.FromString(codec.encode_usage(usage).SerializeToString())) == usage
 
 
+@given(events, paths)
+def test_an_event_comes_back_as_it_was(event: Event, likely: tuple[str, ...]) -> None:
+    data = pb.Event.FromString(codec.encode_event(event).SerializeToString())
+    assert codec.decode_event(data) == event
+    assert codec.decode_event(data, likely) == event
+    assert codec.decode_event(data, event.path).path == event.path
+
+
 @given(events)
-def test_an_event_comes_back_as_it_was(event: Event) -> None:
-    assert codec.decode_event(pb.Event.FromString(codec.encode_event(event).SerializeToString())) == event
+def test_an_event_that_is_written_by_hand_is_what_protobuf_writes(event: Event) -> None:
+    assert pb.Event.FromString(codec.event_bytes(event)) == codec.encode_event(event)
+
+
+@pytest.mark.parametrize("size", [0, 1, 122, 123, 127, 128, 16_380, 16_384, 3_000_000])
+def test_a_delta_of_any_size_comes_back_as_it_was(size: int) -> None:
+    delta = Delta("é" * (size // 2) + "x" * (size % 2), ("a", "b"))
+    assert codec.decode_event(pb.Event.FromString(codec.event_bytes(delta))) == delta
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_numbers_that_are_written_by_hand_are_what_protobuf_reads(number: int) -> None:
+    assert Frame.FromString(b"\x08" + fields.varint(number)).call == number
 
 
 def test_a_members_error_comes_up_as_its_class() -> None:
@@ -125,6 +145,8 @@ def test_ids_sessions_and_deltas_that_are_no_unicode_are_typed_errors() -> None:
             codec.encode_message(broken)
     with pytest.raises(InvalidMessage):
         codec.encode_event(Delta("\ud800"))
+    with pytest.raises(InvalidMessage):
+        codec.event_bytes(Delta("\ud800"))
 
 
 def test_an_event_of_a_kind_that_is_not_known_is_a_typed_error() -> None:
