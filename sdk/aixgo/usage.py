@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +88,33 @@ NO_USAGE = Usage()
 _NOBODY: Mapping[str, Usage] = MappingProxyType({})
 
 
+class Spending(Protocol):
+    """An LLM call that is out, whose usage is not known yet."""
+
+    def write_off(self) -> None:
+        """Record what it may take as unsettled: the work that it is for was left behind."""
+        ...
+
+
+_NOTHING: frozenset[Spending] = frozenset()
+
+
 class Ledger:
     """What one call has spent so far, the calls below it included. `name` is the agent that was called.
 
     `by_agent` is `usage` by who spent it: agents of this process by what their own LLM calls took, those of other
-    processes by what they and all below them took.
+    processes by what they and all below them took. `out` are the LLM calls, those below it included, whose usage is not
+    known yet.
     """
 
-    __slots__ = ("above", "by_agent", "name", "usage")
+    __slots__ = ("above", "by_agent", "name", "out", "usage")
 
     def __init__(self, above: Ledger | None = None, name: str = "") -> None:
         self.above = above
         self.name = name
         self.usage = NO_USAGE
         self.by_agent: Mapping[str, Usage] = _NOBODY  # shared, for every call has a ledger and most spend nothing
+        self.out: frozenset[Spending] = _NOTHING
 
     def record(self, usage: Usage) -> None:
         """Count `usage` for this call and for every call above it in this process."""
@@ -111,3 +125,23 @@ class Ledger:
             ledger.usage += usage
             ledger.by_agent = {**ledger.by_agent, self.name: ledger.by_agent.get(self.name, NO_USAGE) + usage}
             ledger = ledger.above
+
+    def begun(self, spending: Spending) -> None:
+        """An LLM call of this call begins."""
+        ledger: Ledger | None = self
+        while ledger is not None:
+            ledger.out |= {spending}
+            ledger = ledger.above
+
+    def ended(self, spending: Spending) -> None:
+        """It has ended, or was written off."""
+        ledger: Ledger | None = self
+        while ledger is not None:
+            ledger.out -= {spending}
+            ledger = ledger.above
+
+    def write_off(self) -> None:
+        """Nobody waits for this call any longer, and it goes on: what it spends from now on is not known."""
+        self.record(Usage(incomplete=True))
+        for spending in self.out:
+            spending.write_off()

@@ -22,6 +22,8 @@ from tests.ledger.shop import MODELS
 LEAVES, PATTERNS = ("clerk", "typist"), ("main", "line", "panel")
 PATIENCE, SHORT = 1.0, 0.3
 """Seconds that a leaf waits for a model, and that some of its calls of other agents may take."""
+WAIT = "wait for ever"
+"""The message at which a leaf never answers."""
 DEEPEST = 7
 """The depth from which on leaves call no agents."""
 MESH = """
@@ -78,6 +80,8 @@ class Leaf(Agent):
             await _forgiven(draw, self._ask(draw, f"{place}|{number}"))
         if state.depth < DEEPEST and draw.random() < 0.3:
             await _forgiven(draw, self._call(draw))
+        if message.text == WAIT:
+            await asyncio.Event().wait()
         if draw.random() < 0.08:
             raise ValueError("no")
         return Message(draw.choice(["left", "right", "odd"]))

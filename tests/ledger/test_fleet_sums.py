@@ -24,13 +24,15 @@ from aixgo.config.load import load
 from aixgo.errors import AixgoError
 from aixgo_services.supervisor import Fleet
 
-from tests.ledger.forest import LEAVES, MESH, PATTERNS
+from tests.ledger.forest import LEAVES, MESH, PATTERNS, WAIT
 from tests.ledger.shop import Shop, shop
 from tests.support import ROOT
 from tests.telemetry.langfuse_server import LangfuseServer, Observation, langfuse_server
 from tests.telemetry.receiver import Receiver, Seen, orphans
 
 TREES, AT_ONCE = 200, 6
+LATE, LEFT = range(5), range(5, 10)
+"""Trees that wait for ever: the deadline of the first ends them, their caller leaves the others."""
 BOUND = 60.0
 TOKENS, USD = 10**6, Decimal(1000)
 """The budget of a tree: more than any of them spends, so that what is lost has a bound."""
@@ -102,7 +104,9 @@ async def _run(runtime: DistributedRuntime, number: int, places: asyncio.Semapho
     draw, tree = Random(f"tree {number}"), f"tree-{number}"
     target, streamed = draw.choice([*PATTERNS, *PATTERNS, *LEAVES]), draw.random() < 0.3
     timeout, leaves_after = draw.choice([BOUND] * 11 + [0.5]), draw.choice([BOUND] * 14 + [0.05, 0.3])
-    message = Message("x", session_id=tree)
+    if number in LATE or number in LEFT:
+        target, timeout, leaves_after = LEAVES[number % 2], *((0.5, BOUND) if number in LATE else (BOUND, 0.3))
+    message = Message(WAIT if number in LATE or number in LEFT else "x", session_id=tree)
     async with places:
         above = ambient.root(BOUND)
         above.budget = Budget(TOKENS, USD)

@@ -128,7 +128,7 @@ def estimate_prompt(request: CompletionRequest) -> int:
     return turns + (estimate_tokens(to_json([offers, request.schema]).decode()) if offers or request.schema else 0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Account:
     """The accounting of one call of a vendor, from its reservation to its one entry in the ledger.
 
@@ -139,6 +139,7 @@ class Account:
     state: CallState | None = field(default_factory=current)
     reserved: Budget | None = None
     settled: bool = False
+    written_off: Usage = NO_USAGE
 
     @property
     def budget(self) -> Budget | None:
@@ -150,6 +151,15 @@ class Account:
         if self.budget is not None:
             usd = self.price.most(most.prompt_tokens, most.completion_tokens) if self.price else None
             self.reserved = self.budget.reserve(most.total_tokens, usd)
+            if self.state is not None:
+                self.state.ledger.begun(self)
+
+    def write_off(self) -> None:
+        """See Spending. Should the call end after all, `record` takes back what this counts."""
+        if self.state is not None and self.reserved is not None:
+            self.written_off = self.reserved.as_unsettled()
+            self.state.ledger.ended(self)
+            self.state.ledger.record(self.written_off)
 
     def at_most(self, known: Usage, prompt: int, completion: int, *, cached: int = 0) -> Usage:
         """`known` of a call that was broken off, priced at the least; what it may have taken beyond is unsettled.
@@ -181,7 +191,8 @@ class Account:
         usage = replace(usage, llm_calls=1, cost_usd=cost, unpriced_calls=int(cost is None))
         self.settled = True
         if self.state is not None:
-            self.state.ledger.record(usage)
+            self.state.ledger.ended(self)
+            self.state.ledger.record(_instead_of(self.written_off, usage))
             if self.reserved is not None and self.state.budget is not None:
                 self.state.budget.repay(self.reserved, usage)
         _describe(usage, live)
@@ -259,6 +270,15 @@ def broken_off(error: BaseException) -> bool:
         return True
     lost = _connection_error(error)
     return lost not in _UNSENT if lost else isinstance(error, ProviderTimeout)
+
+
+def _instead_of(written_off: Usage, usage: Usage) -> Usage:
+    """`usage` as an entry of a ledger that already counts `written_off` for the same call."""
+    return replace(
+        usage,
+        unsettled_tokens=usage.unsettled_tokens - written_off.unsettled_tokens,
+        unsettled_usd=usage.unsettled_usd - written_off.unsettled_usd,
+    )
 
 
 def _connection_error(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.telemetry.invocations import Invocation, invocation, watched
 from aixgo.telemetry.secrets import scrub
-from aixgo.usage import NO_USAGE, Usage
+from aixgo.usage import NO_USAGE
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ READY_TIMEOUT, READY_POLL = 2.0, 0.02
 CANCEL_GRACE = 0.12
 """Seconds that work gets to end after it was cancelled; its caller waits no longer. More than the 100 ms that a
 cancelled call to another process waits to learn what was spent there."""
+LOOKS = 12
+"""Into so many parts such a wait is cut. Time in which the event loop was held up, and no work could end, then takes no
+more than one of them."""
 MAX_SPENDERS = 10
 """Agents that a BudgetExceeded tells of."""
 T = TypeVar("T")
@@ -167,7 +170,7 @@ async def bounded(work: Coroutine[Any, Any, T], state: CallState) -> T:
 async def cancel_task(task: asyncio.Task[Any], state: CallState) -> None:
     """Cancel the task of a call and wait CANCEL_GRACE for its end.
 
-    One that ignores it is left behind, with a log entry, and the usage of its call is incomplete.
+    One that ignores it is left behind, with a log entry; its LLM calls count as unsettled, and its usage is incomplete.
     """
     task.cancel()
     cancelled = await outlasted(task, CANCEL_GRACE)
@@ -175,7 +178,7 @@ async def cancel_task(task: asyncio.Task[Any], state: CallState) -> None:
         _retrieve(task)
     else:
         log.warning("%s did not stop within %g s of its cancellation", "/".join(state.path), CANCEL_GRACE)
-        state.ledger.record(Usage(incomplete=True))
+        state.ledger.write_off()
         task.add_done_callback(_retrieve)
     if cancelled is not None:
         raise cancelled
@@ -188,11 +191,11 @@ async def outlasted(task: asyncio.Task[Any], timeout: float) -> asyncio.Cancelle
     which a call learns what was spent below it, that would be lost. A cancellation that came meanwhile is returned, for
     the caller of this to raise.
     """
-    loop = asyncio.get_running_loop()
-    until, cancelled = loop.time() + timeout, None
-    while not task.done() and (left := until - loop.time()) > 0:
+    cancelled, looks = None, 0
+    while looks < LOOKS and not task.done():
         try:
-            await asyncio.wait({task}, timeout=left)
+            await asyncio.wait({task}, timeout=timeout / LOOKS)
+            looks += 1
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled

@@ -18,8 +18,7 @@ from aixgo.call import CallState, set_state
 from aixgo.errors import AixgoError, CallCancelled, InternalError, StreamBroken
 from aixgo.events import Event, Result
 from aixgo.message import Message
-from aixgo.runtime.entry import CANCEL_GRACE, cancel_task, past_deadline, typed
-from aixgo.usage import Usage
+from aixgo.runtime.entry import CANCEL_GRACE, LOOKS, cancel_task, past_deadline, typed
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +127,19 @@ class PumpedStream:
         self._late = True
         if self._task is not None and not self._done:
             self._task.cancel()
-            self._timer = asyncio.get_running_loop().call_later(CANCEL_GRACE, self._give_up)
+            self._look(LOOKS)
+
+    def _look(self, looks: int) -> None:
+        """Wait CANCEL_GRACE for the agent's end, in so many looks."""
+        if self._done:
+            return
+        if looks:
+            self._timer = asyncio.get_running_loop().call_later(CANCEL_GRACE / LOOKS, self._look, looks - 1)
+        else:
+            self._give_up()
 
     def _give_up(self) -> None:
-        self._state.ledger.record(Usage(incomplete=True))
+        self._state.ledger.write_off()
         self._finish(past_deadline(self._state))
 
     def _finish(self, failure: AixgoError | None) -> None:
