@@ -15,6 +15,7 @@ from typing import Any
 
 from aixgo.config.settings import read_environment
 from aixgo.launch import telemetry_settings
+from aixgo.runtime.contact import MAX_UPDATE_BYTES
 from aixgo.security.security import Security
 from aixgo.server.listening import add_health_and_reflection, bind, new_server, open_health_port
 from aixgo.telemetry import metrics
@@ -76,7 +77,7 @@ async def _serve(
     ready: Callable[[str], None] | None,
     stop: asyncio.Event,
 ) -> None:
-    server = new_server(MAX_REQUEST_BYTES)
+    server = new_server(MAX_REQUEST_BYTES, max_answer_bytes=MAX_UPDATE_BYTES)
     add_RegistryServiceServicer_to_server(service, server)
     name = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
     checks = add_health_and_reflection(server, [name], security)

@@ -33,7 +33,7 @@ ROUND = 1.0
 BUDGET = 100
 """Probes in one round. A probe of an instance that is there costs about 1 ms of a core with its connection."""
 KEPT_CHANNELS = 1_000
-"""Channels that stay open between probes; those of suspects come on top."""
+"""Channels that stay open between probes; as many of suspects come on top."""
 PROBE_TIMEOUT = 2.0
 """Seconds that an instance may take to answer."""
 FAILURES = 2
@@ -151,7 +151,7 @@ class Prober:
                 channel = self._channels[instance_id] = self._dial(probed.address)
             stub: Any = HealthStub(channel)  # the type stubs of grpc_health do not know its methods
             await self._probe(instance_id, probed, stub.Check)
-            if len(self._channels) > KEPT_CHANNELS and not probed.failures:
+            if len(self._channels) > (2 * KEPT_CHANNELS if probed.failures else KEPT_CHANNELS):
                 await self._close([instance_id])
 
     async def _probe(self, instance_id: str, probed: _Probed, check: HealthCheck) -> None:

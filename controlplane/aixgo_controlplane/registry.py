@@ -1,7 +1,8 @@
 """The control plane's state: which instances there are, until when, and what has changed.
 
-Pure: no I/O, and the clock is passed in. Below it, `tombstones.py` remembers who is gone and `watches.py` tells who
-watches; above it, `service.py` puts it on gRPC and `prober.py` tells it who is healthy.
+Pure: no I/O, and the clock is passed in. Below it, `tombstones.py` remembers who is gone, `watches.py` tells who
+watches, and `room.py` counts what is held; above it, `service.py` puts it on gRPC and `prober.py` tells it who is
+healthy.
 
 How one instance lives here:
 
@@ -19,12 +20,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import count
 
-from aixgo.errors import LimitExceeded, WrongState
+from aixgo.errors import WrongState
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
 
+from aixgo_controlplane.room import DEFAULT_LIMITS, RegistryLimits, Room, Size
 from aixgo_controlplane.tombstones import Tombstones
 from aixgo_controlplane.watches import Change, Watch, Watches
 
@@ -34,20 +35,8 @@ MIN_LEASE = 1.0
 """Seconds of the shortest lease."""
 MAX_LEASE = 300.0
 """Seconds of the longest lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryLimits:
-    """What bounds a registry's memory. `instances` are listed ones, `tombstones` those remembered after they are gone,
-    and `behind` is how many changes may wait for a watcher.
-    """
-
-    instances: int = 100_000
-    tombstones: int = 100_000
-    behind: int = 65_536
-
-
-DEFAULT_LIMITS = RegistryLimits()
+SPARE_ENTRIES = 1_000
+"""Entries of the expiry heap beyond two for each lease, above which those that count for nothing are thrown out."""
 
 
 @dataclass(slots=True)
@@ -56,6 +45,7 @@ class Lease:
 
     announced: Instance
     listed: Instance
+    size: Size
     seconds: float
     expires: float
     healthy: bool = True
@@ -86,10 +76,10 @@ class Registry:
         self._clock = clock
         self._forgiven = 0.0
         self._limits = limits
+        self._room = Room(limits)
         self._leases: dict[str, Lease] = {}
         self._by_agent: dict[str, dict[str, Lease]] = {}
-        self._heap: list[tuple[float, int, Lease]] = []
-        self._ties = count()
+        self._heap: list[tuple[float, str]] = []
         self._tombstones = Tombstones(limits.tombstones)
         self._watches = Watches()
         self._catalogue: tuple[AgentInfo, ...] | None = None
@@ -97,23 +87,32 @@ class Registry:
     def __len__(self) -> int:
         return len(self._leases)
 
+    @property
+    def held(self) -> Size:
+        """What all listed instances hold."""
+        return self._room.held
+
     def grant(self, instance: Instance, seconds: float = 0.0) -> Lease:
         """List an instance, or renew its lease with new contents. 0 `seconds` asks for the default length.
 
         The same `seq` again only renews. Raises WrongState (`fields["seq"]` is the one known) for a `seq` that is
-        lower, or that a deregistration has ended, and LimitExceeded when the registry is full.
+        lower, or that a deregistration has ended, and LimitExceeded when the registry is full; what was listed until
+        then stays so.
         """
         lease = self._leases.get(instance.instance_id)
         self._check_seq(instance, lease)
+        renewed = lease is not None and instance.seq == lease.announced.seq
+        size = lease.size if lease is not None and renewed else Size.of(instance)
+        self._room.check(size, lease.size if lease is not None else None)
         seconds = min(max(seconds, MIN_LEASE), MAX_LEASE) if seconds > 0 else self._default_lease
         self._longest_lease = max(self._longest_lease, seconds)
         now = self._now()
         if lease is None:
-            lease = self._admit(instance, seconds, now)
+            lease = self._admit(instance, size, seconds, now)
         else:
             lease.seconds, lease.expires = seconds, now + seconds
-            if instance.seq > lease.announced.seq:
-                self._replace(lease, instance)
+            if not renewed:
+                self._replace(lease, instance, size)
         if not lease.due or lease.expires < lease.due:
             self._schedule(lease)
         return lease
@@ -147,15 +146,16 @@ class Registry:
         now = self._now()
         gone: list[Instance] = []
         while self._heap and self._heap[0][0] <= now:
-            due, _, lease = heapq.heappop(self._heap)
-            if due != lease.due or self._leases.get(lease.announced.instance_id) is not lease:
+            due, instance_id = heapq.heappop(self._heap)
+            lease = self._leases.get(instance_id)
+            if lease is None or due != lease.due:
                 continue
             if lease.expires > now:
                 self._schedule(lease)
                 continue
             gone.append(lease.listed)
             self.expirations += 1
-            self._bury(Removal(lease.announced.instance_id, lease.announced.seq, expired=True), lease)
+            self._bury(Removal(instance_id, lease.announced.seq, expired=True), lease)
         self._tombstones.forget(now)
         return gone
 
@@ -248,21 +248,19 @@ class Registry:
             fields={"seq": known},
         )
 
-    def _admit(self, instance: Instance, seconds: float, now: float) -> Lease:
-        if len(self._leases) >= self._limits.instances:
-            raise LimitExceeded(
-                f"{self._limits.instances} instances are listed, and no more are taken; run another control plane",
-                fields={"limit": self._limits.instances},
-            )
+    def _admit(self, instance: Instance, size: Size, seconds: float, now: float) -> Lease:
         self._tombstones.lift(instance.instance_id)
-        lease = Lease(instance, instance, seconds, now + seconds)
+        lease = Lease(instance, instance, size, seconds, now + seconds)
+        self._room.held += size
         self.registrations += 1
         self._leases[instance.instance_id] = lease
         came = self._index(lease)
         self._publish(Change(None, instance, None), came)
         return lease
 
-    def _replace(self, lease: Lease, instance: Instance) -> None:
+    def _replace(self, lease: Lease, instance: Instance, size: Size) -> None:
+        self._room.held += size - lease.size
+        lease.size = size
         if instance.address != lease.announced.address:
             lease.healthy = True
         ended = self._unindex(lease)
@@ -281,6 +279,7 @@ class Registry:
         ended = set[str]()
         if lease is not None:
             del self._leases[removal.instance_id]
+            self._room.held -= lease.size
             ended = self._unindex(lease)
         listed = lease.listed if lease is not None else None
         self._tombstones.bury(removal, self._now(), frozenset(listed.by_name) if listed is not None else None)
@@ -310,7 +309,10 @@ class Registry:
 
     def _schedule(self, lease: Lease) -> None:
         lease.due = lease.expires
-        heapq.heappush(self._heap, (lease.due, next(self._ties), lease))
+        heapq.heappush(self._heap, (lease.due, lease.announced.instance_id))
+        if len(self._heap) > 2 * len(self._leases) + SPARE_ENTRIES:  # most are of those who were gone before their time
+            self._heap = [(each.due, key) for key, each in self._leases.items()]
+            heapq.heapify(self._heap)
 
     def _publish(self, change: Change | None, names: Iterable[str] = ()) -> None:
         """Tell a change, and the names that have come or ended with it."""

@@ -8,13 +8,14 @@ Owns no state of instances: `registry.py` below does. It fills in the host of an
 # ruff: noqa: N802
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import grpc.aio
-from aixgo.errors import AixgoError, InvalidInput
+from aixgo.errors import AixgoError, InvalidInput, LimitExceeded
 from aixgo.runtime.instance import AgentInfo, Instance
 from aixgo.runtime.updates import Update
 from aixgo.security.identity import Caller
@@ -22,16 +23,29 @@ from aixgo.security.security import Security
 from aixgo.v1 import agent_pb2
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceServicer
-from aixgo.wire.instances import MAX_WORD, agent_to_proto, instance_to_proto, read_announcement, update_to_proto
+from aixgo.wire.instances import (
+    agent_to_proto,
+    check_instance_id,
+    instance_to_proto,
+    read_announcement,
+    update_to_proto,
+)
 from aixgo.wire.status import abort
 
 from aixgo_controlplane.registry import Registry
+from aixgo_controlplane.tombstones import NAME_BYTES
 
 MAX_WATCHED_AGENTS = 1_000
 """Names in one WatchRequest."""
+MAX_WATCHED_NAME = 1_024
+"""Characters of a name in it, as many as a call may ask for."""
+MAX_WATCHED_BYTES = 128 * 1024 * 1024
+"""Bytes that the names of all watches may take."""
 
 SPARE_ENCODED = 1_000
 """Encoded instances kept beyond twice the listed ones, before all are made anew."""
+SPARE_BYTES = 4 * 1024 * 1024
+"""Bytes of encoded instances kept beyond twice those of the listed ones, in the same way."""
 
 _MAPPED_IPV4 = "::ffff:"
 
@@ -48,6 +62,7 @@ class RegistryService(RegistryServiceServicer):
     def __init__(self, registry: Registry, security: Security | None = None) -> None:
         self.watchers = 0
         """Watches that are open."""
+        self._watched_bytes = 0
         self._registry = registry
         self._security = security or Security()
         self._encoder = _Encoder(registry)
@@ -85,12 +100,7 @@ class RegistryService(RegistryServiceServicer):
         """Give a lease back."""
         try:
             caller = self._security.caller(context)
-            if not request.instance_id:
-                raise InvalidInput("instance_id is empty; say which instance ends")
-            if len(request.instance_id) > MAX_WORD:
-                raise InvalidInput(
-                    f"instance_id has {len(request.instance_id)} characters; at most {MAX_WORD} are allowed"
-                )
+            check_instance_id("instance_id", request.instance_id)
             self._check(caller, request.instance_id)
             return pb.DeregisterResponse(found=self._registry.revoke(request.instance_id, request.seq))
         except AixgoError as error:
@@ -115,20 +125,40 @@ class RegistryService(RegistryServiceServicer):
         self.watchers += 1
         try:
             self._security.caller(context)
-            if len(request.agents) > MAX_WATCHED_AGENTS:
-                raise InvalidInput(
-                    f"agents has {len(request.agents)} names; use at most {MAX_WATCHED_AGENTS}, or none for all"
-                )
-            watch = self._registry.watch(request.agents, by_name=request.by_name)
-            try:
-                while True:
-                    yield self._encoder.update(await watch.next())
-            finally:
-                watch.close()
+            with self._names(request.agents):
+                watch = self._registry.watch(request.agents, by_name=request.by_name)
+                try:
+                    while True:
+                        yield self._encoder.update(await watch.next())
+                finally:
+                    watch.close()
         except AixgoError as error:
             await abort(context, error)
         finally:
             self.watchers -= 1
+
+    @contextmanager
+    def _names(self, agents: Sequence[str]) -> Generator[None]:
+        """Hold the names of one watch. Raises InvalidInput and LimitExceeded, naming the limit, for too many."""
+        if len(agents) > MAX_WATCHED_AGENTS:
+            raise InvalidInput(f"agents has {len(agents)} names; use at most {MAX_WATCHED_AGENTS}, or none for all")
+        for index, name in enumerate(agents):
+            if len(name) > MAX_WATCHED_NAME:
+                raise InvalidInput(
+                    f"agents[{index}] has {len(name)} characters; at most {MAX_WATCHED_NAME} are allowed"
+                )
+        size = sum(len(name.encode()) + NAME_BYTES for name in agents)
+        if self._watched_bytes + size > MAX_WATCHED_BYTES:
+            raise LimitExceeded(
+                f"the names of all watches take {self._watched_bytes} bytes, and {MAX_WATCHED_BYTES} are allowed;"
+                " watch by fewer names, or all instances",
+                fields={"field": "agents", "limit": MAX_WATCHED_BYTES},
+            )
+        self._watched_bytes += size
+        try:
+            yield
+        finally:
+            self._watched_bytes -= size
 
     async def _admit(self, context: Context) -> None:
         """End the RPC of a caller that does not say who it is."""
@@ -150,16 +180,20 @@ class _Encoder:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._made: dict[str, tuple[Instance, pb.Instance]] = {}
+        self._bytes = 0
         self._catalogue: tuple[tuple[AgentInfo, ...], list[agent_pb2.AgentDescriptor]] = ((), [])
 
     def instance(self, instance: Instance) -> pb.Instance:
         known = self._made.get(instance.instance_id)
         if known is not None and known[0] is instance:
             return known[1]
-        if len(self._made) > 2 * len(self._registry) + SPARE_ENCODED:
+        held = self._registry.held
+        if len(self._made) > 2 * held.instances + SPARE_ENCODED or self._bytes > 2 * held.bytes + SPARE_BYTES:
             self._made.clear()
+            self._bytes = 0
         message = instance_to_proto(instance)
         self._made[instance.instance_id] = (instance, message)
+        self._bytes += message.ByteSize()
         return message
 
     def update(self, update: Update) -> pb.WatchResponse:

@@ -52,6 +52,7 @@ async def together(
     finally:
         if timer is not None:
             timer.cancel()
+        crowd.close()
     return Outcomes([crowd.outcome(index) for index in range(len(jobs))])
 
 
@@ -72,9 +73,7 @@ class _Crowd:
         while self._next < len(self._jobs) and len(self._running) < self._limit:
             index, self._next = self._next, self._next + 1
             self._shares[index] = self._share(min(self._limit - len(self._running), len(self._jobs) - index))
-            self._running[index] = task = group.create_task(self._do(index, group))
-            # For a task that is cancelled before it begins, which runs nothing of `_do`.
-            task.add_done_callback(lambda _, index=index: self._end(index))
+            self._running[index] = group.create_task(self._do(index, group))
 
     def outcome(self, index: int) -> Outcome:
         """How a job ended."""
@@ -88,6 +87,11 @@ class _Crowd:
         """Cancel what is not done; its outcome is DeadlineExceeded."""
         self._expired = True
         self._stop()
+
+    def close(self) -> None:
+        """Return the shares of jobs that were cancelled, some before they ran any of `_do`."""
+        for index in list(self._shares):
+            self._end(index)
 
     async def _do(self, index: int, group: asyncio.TaskGroup) -> None:
         ambient.set_state(self._shares[index])

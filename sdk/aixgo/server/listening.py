@@ -28,19 +28,23 @@ HANDSHAKE_MS = 10_000
 """Milliseconds that a connection may take to say what it is, TLS included; gRPC's own bound is two minutes."""
 
 
-def new_server(max_message_bytes: int, *, max_rpcs: int = MAX_RPCS) -> grpc.aio.Server:
-    """A server that listens nowhere yet: its messages, RPCs and handshakes are bounded, and its errors typed."""
-    return grpc.aio.server(
-        interceptors=(Boundary(),), options=server_options(max_message_bytes), maximum_concurrent_rpcs=max_rpcs
-    )
+def new_server(
+    max_message_bytes: int, *, max_answer_bytes: int | None = None, max_rpcs: int = MAX_RPCS
+) -> grpc.aio.Server:
+    """A server that listens nowhere yet: its messages, RPCs and handshakes are bounded, and its errors typed.
+
+    What it sends has `max_answer_bytes`; None: as many as what it takes.
+    """
+    options = server_options(max_message_bytes, max_answer_bytes or max_message_bytes)
+    return grpc.aio.server(interceptors=(Boundary(),), options=options, maximum_concurrent_rpcs=max_rpcs)
 
 
-def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
+def server_options(max_message_bytes: int, max_answer_bytes: int) -> list[tuple[str, int]]:
     """Options of a server: one process for a port, bounded messages, and callers that vanish noticed within 15 s."""
     return [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_answer_bytes),
         ("grpc.max_metadata_size", MAX_METADATA),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 4_000),

@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from aixgo.agent import NAME
-from aixgo.errors import InvalidInput
+from aixgo.errors import InvalidInput, MessageTooLarge
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
 from aixgo.v1 import agent_pb2, registry_pb2
 
+MAX_INSTANCE_BYTES = 256 * 1024
+"""Bytes of what one instance announces: room for 1,000 agents with names, roles and a few members."""
 MAX_AGENTS = 1_000
 """Agents of one instance; also members of one orchestrator."""
 MAX_LABELS = 64
 """Labels of one instance."""
 MAX_LABEL = 1_024
 """Characters of a label's value."""
+MAX_LABELS_BYTES = 64 * 1024
+"""Bytes of all labels of one instance, keys and values."""
 MAX_WORD = 128
-"""Characters of an id, a role, a version, a transport's name or a label's key."""
+"""Characters of a role, a version, a transport's name or a label's key; bytes of an instance's id, which a control
+plane remembers when the instance is gone."""
 MAX_HOST = 253
 """Characters of a host; the longest name that DNS knows."""
 MAX_TRANSPORTS = 16
@@ -30,6 +35,7 @@ MAX_TRANSPORTS = 16
 
 _WILDCARDS = frozenset({"0.0.0.0", "[::]", "::", "*"})  # noqa: S104  # they are refused here, not bound
 _STATES = frozenset(InstanceState)
+_LARGEST_SEQ = 2**64 - 1
 
 
 def agent_to_proto(agent: AgentInfo) -> agent_pb2.AgentDescriptor:
@@ -118,24 +124,44 @@ def update_from_proto(response: registry_pb2.WatchResponse) -> Update:
     )
 
 
-def read_announcement(message: registry_pb2.Instance) -> Instance:
-    """What an instance announces of itself. Raises InvalidInput, naming the field, when it cannot be listed.
-
-    A state that is not said is READY. The address may lack its host (":50051").
+def listed_bytes(instance: Instance) -> int:
+    """The bytes of an instance where it is listed, at most: its state, its `seq` and the readiness of its agents may
+    change without its getting larger.
     """
-    if not message.instance_id:
-        raise InvalidInput("instance.instance_id is empty; choose a unique one (32 hexadecimal digits) per process")
-    _check_length("instance.instance_id", message.instance_id, MAX_WORD)
+    message = instance_to_proto(instance)
+    message.seq, message.state = _LARGEST_SEQ, registry_pb2.INSTANCE_STATE_DRAINING
+    for agent in message.agents:
+        agent.ready = True
+    return message.ByteSize()
+
+
+def read_announcement(message: registry_pb2.Instance) -> Instance:
+    """What an instance announces of itself.
+
+    A state that is not said is READY. The address may lack its host (":50051"). Raises InvalidInput, naming the field,
+    when it cannot be listed, and MessageTooLarge when it has too many bytes.
+    """
+    check_instance_id("instance.instance_id", message.instance_id)
     if message.seq < 1:
         raise InvalidInput("instance.seq is 0; begin with 1 and add 1 for each announcement")
     check_address(message.address)
-    _check_agents(message.agents)
     _check_extras(message)
+    _check_bytes("instance.agents", message.ByteSize(), MAX_INSTANCE_BYTES)  # all else is bounded by now
+    _check_agents(message.agents)
     if message.state == registry_pb2.INSTANCE_STATE_UNSPECIFIED:
         return instance_from_proto(message).with_state(InstanceState.READY)
     if message.state not in _STATES:
         raise InvalidInput(f"instance.state is {message.state}; use READY (1), NOT_READY (2) or DRAINING (3)")
     return instance_from_proto(message)
+
+
+def check_instance_id(field: str, instance_id: str) -> None:
+    """Raise InvalidInput, naming the field, unless it can be the id of an instance."""
+    if not instance_id:
+        raise InvalidInput(f"{field} is empty; choose a unique one (32 hexadecimal digits) per process")
+    size = len(instance_id.encode())
+    if size > MAX_WORD:
+        raise InvalidInput(f"{field} has {size} bytes; at most {MAX_WORD} are allowed")
 
 
 def check_address(address: str) -> None:
@@ -189,6 +215,16 @@ def _check_extras(message: registry_pb2.Instance) -> None:
     for key, value in labels.items():
         _check_length("a key of instance.labels", key, MAX_WORD)
         _check_length(f"instance.labels[{key!r}]", value, MAX_LABEL)
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
+    _check_bytes("instance.labels", size, MAX_LABELS_BYTES)
+
+
+def _check_bytes(field: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise MessageTooLarge(
+            f"{field}: {size} bytes are announced; at most {limit} are allowed. Say less, or use more instances",
+            fields={"field": field, "limit": limit},
+        )
 
 
 def _check_length(field: str, value: str, limit: int) -> None:

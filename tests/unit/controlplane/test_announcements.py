@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from aixgo.errors import InvalidInput
+from aixgo.errors import InvalidInput, MessageTooLarge
 from aixgo.runtime.instance import InstanceState
 from aixgo.v1 import agent_pb2
 from aixgo.v1 import registry_pb2 as pb
-from aixgo.wire.instances import check_address, instance_from_proto, read_announcement
+from aixgo.wire.instances import (
+    MAX_AGENTS,
+    MAX_INSTANCE_BYTES,
+    MAX_LABELS_BYTES,
+    check_address,
+    instance_from_proto,
+    read_announcement,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +61,32 @@ def test_the_least_announcement_is_ready_and_plain():
 def test_what_cannot_be_listed_is_refused_by_field(changes: dict, field: str):
     with pytest.raises(InvalidInput, match=rf"instance\.{field}"):
         read_announcement(announcement(**changes))
+
+
+def test_an_id_is_bounded_in_bytes_because_it_is_remembered():
+    assert read_announcement(announcement(instance_id="é" * 64)).instance_id == "é" * 64
+    with pytest.raises(InvalidInput, match=r"instance\.instance_id has 130 bytes; at most 128"):
+        read_announcement(announcement(instance_id="é" * 65))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "limit"),
+    [
+        ({"agents": agents(*map("a{}".format, range(16)), agents=["m" * 250] * 900)}, "agents", MAX_INSTANCE_BYTES),
+        ({"labels": {f"{n:04}": "é" * 1_000 for n in range(60)}}, "labels", MAX_LABELS_BYTES),
+    ],
+)
+def test_too_many_bytes_are_refused_by_field_and_limit(changes: dict, field: str, limit: int):
+    with pytest.raises(
+        MessageTooLarge, match=rf"instance\.{field}: \d+ bytes .* at most {limit} are allowed"
+    ) as caught:
+        read_announcement(announcement(**changes))
+    assert caught.value.fields == {"field": f"instance.{field}", "limit": limit}
+
+
+def test_a_thousand_agents_with_long_roles_can_be_listed():
+    many = agents(*(f"agent-number-{n:04}" for n in range(MAX_AGENTS)), role="r" * 100, agents=["member-one"] * 8)
+    assert len(read_announcement(announcement(agents=many)).agents) == MAX_AGENTS
 
 
 @pytest.mark.parametrize("address", ["h:1", ":65535", "10.0.0.1:80", "[::1]:80", "a.b-c.svc.cluster.local:50051"])

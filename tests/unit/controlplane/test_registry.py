@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import pytest
 from aixgo.errors import LimitExceeded, Unavailable, WrongState
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal
-from aixgo_controlplane.registry import Registry, RegistryLimits
-from aixgo_controlplane.tombstones import TOMBSTONE_SECONDS
-from hypothesis import settings
+from aixgo.wire.instances import listed_bytes
+from aixgo_controlplane.registry import SPARE_ENTRIES, Registry
+from aixgo_controlplane.room import RegistryLimits, Size
+from aixgo_controlplane.tombstones import NAME_BYTES, TOMBSTONE_SECONDS, Tombstones
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
@@ -167,6 +170,79 @@ def test_a_full_registry_refuses_newcomers_and_keeps_the_listed(clock: Clock):
         registry.grant(instance("b"))
     registry.grant(instance("a", seq=2))
     assert registry.list() == (instance("a", seq=2),)
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "limit"),
+    [
+        (RegistryLimits(instances=2), "instances", 2),
+        (RegistryLimits(agents=3), "agents", 3),
+        (RegistryLimits(bytes=2 * listed_bytes(instance("a"))), "bytes", 2 * listed_bytes(instance("a"))),
+    ],
+)
+def test_a_registry_that_is_full_says_of_what(clock: Clock, limits: RegistryLimits, field: str, limit: int):
+    registry = Registry("e", clock, limits=limits)
+    registry.grant(instance("a"))
+    registry.grant(instance("b"))
+    with pytest.raises(LimitExceeded, match=f"{limit} are allowed") as caught:
+        registry.grant(instance("c", agents=("one", "two")))
+    assert caught.value.fields == {"field": field, "limit": limit}
+    assert {each.instance_id for each in registry.list()} == {"a", "b"}
+
+
+def test_what_changes_all_the_time_fits_into_a_full_registry_and_more_does_not(clock: Clock):
+    def announced(seq: int, *, ready: bool, state: InstanceState) -> Instance:
+        return Instance("a", "h:1", seq, (AgentInfo("echo", ready=ready),), state)
+
+    least = announced(1, ready=False, state=InstanceState.NOT_READY)
+    registry = Registry("e", clock, limits=RegistryLimits(bytes=listed_bytes(least)))
+    registry.grant(least)
+    most = announced(2**64 - 2, ready=True, state=InstanceState.DRAINING)
+    registry.grant(most)
+    with pytest.raises(LimitExceeded):
+        registry.grant(instance(seq=2**64 - 1, agents=("echo", "upper")))
+    assert registry.list() == (most,)
+    assert registry.renew("a", 2**64 - 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30))
+def test_what_a_registry_holds_is_what_it_lists(steps: list[tuple[str, int, bool]]):
+    clock = Clock()
+    registry = Registry("e", clock)
+    for seq, (key, agents, ends) in enumerate(steps, 1):
+        if ends:
+            registry.revoke(key, seq)
+        else:
+            registry.grant(instance(key, seq, tuple(f"agent-{n}" for n in range(agents))), 5)
+        clock.now += 1
+        registry.expire()
+    listed = registry.list()
+    sizes = sum(map(listed_bytes, listed))
+    assert registry.held == Size(len(listed), sum(len(each.agents) for each in listed), sizes)
+
+
+def test_what_instances_that_are_gone_have_announced_is_not_kept(registry: Registry):
+    gone: list[weakref.ref[Instance]] = []
+    for number in range(3 * SPARE_ENTRIES):
+        one = instance(f"i{number}")
+        gone.append(weakref.ref(one))
+        registry.grant(one, 300)
+        registry.revoke(one.instance_id, 1)
+        del one
+    assert [each for each in gone if each() is not None] == []
+    registry.grant(instance("last"), 5)
+    assert [each.instance_id for each in registry.list()] == ["last"]
+
+
+def test_of_many_names_of_those_who_are_gone_some_are_forgotten_and_then_everybody_hears_of_them():
+    stones = Tombstones(limit=100, most_bytes=3 * (NAME_BYTES + 10))
+    for number in range(5):
+        stones.bury(Removal(f"i{number}", 1, expired=False), 0.0, frozenset({f"name-{number:05}"}))
+    heard = {gone.instance_id for gone in stones.deregistered(frozenset({"name-00001"}))}
+    assert heard == {"i1", "i3", "i4"}
+    stones.forget(TOMBSTONE_SECONDS + 1)
+    stones.bury(Removal("later", 1, expired=False), 0.0, frozenset({"name-00000"}))
+    assert stones.deregistered(frozenset({"other"})) == ()
 
 
 def test_an_unhealthy_instance_is_listed_as_not_ready_until_it_is_healthy(registry: Registry):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 import pytest
-from aixgo.errors import AixgoError, InvalidInput, LimitExceeded, WrongState
+from aixgo.errors import AixgoError, InvalidInput, LimitExceeded, MessageTooLarge, WrongState
 from aixgo.runtime.discovery import Discovery
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
+from aixgo.v1 import agent_pb2
 from aixgo.v1 import registry_pb2 as pb
 from aixgo.v1.registry_pb2_grpc import RegistryServiceStub, add_RegistryServiceServicer_to_server
-from aixgo.wire.instances import instance_from_proto, instance_to_proto
+from aixgo.wire.instances import MAX_INSTANCE_BYTES, instance_from_proto, instance_to_proto
 from aixgo.wire.status import from_rpc
+from aixgo_controlplane import service
 from aixgo_controlplane.main import run_control_plane, sweep
-from aixgo_controlplane.registry import Registry, RegistryLimits
+from aixgo_controlplane.registry import Registry
+from aixgo_controlplane.room import RegistryLimits
 from aixgo_controlplane.service import RegistryService, host_of
+from aixgo_controlplane.tombstones import NAME_BYTES
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -135,6 +140,62 @@ async def test_a_watch_shows_a_snapshot_and_then_changes(stub: RegistryServiceSt
 async def test_a_watch_of_too_many_names_is_refused(stub: RegistryServiceStub):
     call = stub.Watch(pb.WatchRequest(agents=[f"n{i}" for i in range(1001)]))
     assert isinstance(await error_of(call.read()), InvalidInput)
+
+
+async def test_a_watch_of_names_that_no_agent_can_have_is_refused(stub: RegistryServiceStub):
+    error = await error_of(stub.Watch(pb.WatchRequest(agents=["a", "n" * 1025])).read())
+    assert isinstance(error, InvalidInput)
+    assert "agents[1]" in error.message
+
+
+async def test_the_names_of_all_watches_together_are_bounded_and_given_back(
+    stub: RegistryServiceStub, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "MAX_WATCHED_BYTES", 2 * (NAME_BYTES + 4))
+    first = stub.Watch(pb.WatchRequest(agents=["echo", "echo"]))
+    await first.read()
+    error = await error_of(stub.Watch(pb.WatchRequest(agents=["more"])).read())
+    assert isinstance(error, LimitExceeded)
+    assert error.fields == {"field": "agents", "limit": 2 * (NAME_BYTES + 4)}
+    first.cancel()
+
+    async def again() -> bool:
+        call = stub.Watch(pb.WatchRequest(agents=["more"]))
+        try:
+            return (await call.read()).snapshot
+        except grpc.aio.AioRpcError:
+            return False
+        finally:
+            call.cancel()
+
+    async with asyncio.timeout(5):
+        while not await again():  # noqa: ASYNC110  # nobody tells when the server has noticed that the first one left
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_too_large_to_be_listed_is_refused_by_field(stub: RegistryServiceStub, registry: Registry):
+    agents = [agent_pb2.AgentDescriptor(name=f"a{n}", agents=["m" * 250] * 900) for n in range(4)]
+    large = pb.Instance(instance_id="large", address="h:1", seq=1, agents=agents)
+    error = await error_of(stub.Register(pb.RegisterRequest(instance=large)))
+    assert isinstance(error, MessageTooLarge)
+    assert error.fields == {"field": "instance.agents", "limit": MAX_INSTANCE_BYTES}
+    assert registry.list() == ()
+
+
+async def test_instances_that_come_and_go_leave_no_encoded_ones_behind(
+    stub: RegistryServiceStub, registry: Registry, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "SPARE_BYTES", 20_000)
+    labels = {str(index): "x" * 1000 for index in range(10)}
+    seen: list[weakref.ref[Instance]] = []
+    for number in range(20):
+        listed = Instance(f"i{number}", "h:1", 1, (AgentInfo("echo"),), labels=labels)
+        seen.append(weakref.ref(listed))
+        registry.grant(listed)
+        assert len((await stub.Resolve(pb.ResolveRequest(agent="echo"))).instances) == 1
+        registry.revoke(listed.instance_id, 2)
+        del listed
+    assert sum(each() is not None for each in seen) < 5
 
 
 async def test_a_watcher_that_is_too_slow_is_cut_off(stub: RegistryServiceStub, registry: Registry):

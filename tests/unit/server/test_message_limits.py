@@ -100,6 +100,7 @@ async def test_a_message_that_carries_too_much_reaches_no_agent_over_plain(
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             error = from_rpc(caught.value)
+            assert error is not None
             assert type(error) is kind
             assert error.fields["field"] in ("payload", "metadata")
     assert seen == []
