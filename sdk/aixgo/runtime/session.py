@@ -49,6 +49,8 @@ METHOD = f"/{pb.DESCRIPTOR.services_by_name['AgentService'].full_name}/Session"
 """The stream's method. Its requests are written as they are: the protocol's outbox encodes them."""
 LARGE_BYTES = 64 * 1024
 """Bytes of a request above which it goes plain, so that it holds up no other call."""
+TOLD = 8
+"""Events that a reader has taken when the protocol is told, which would take as long for each as decoding it does."""
 
 Request = pb.ExecuteRequest | pb.ExecuteStreamRequest
 
@@ -224,13 +226,18 @@ class Session:
     ) -> AsyncGenerator[Event]:
         inbox = _Inbox(self._loop)
         number, due = self._open(request, inbox, timeout, stream=True)
-        path = (*request.context.agent_path, request.agent)
+        path = likely = (*request.context.agent_path, request.agent)
+        taken = 0
         try:
-            while isinstance(event := inbox.next() or await inbox.arrival(), types_pb2.Event):
-                yield decode_event(event, path)
-                if self._protocol.consumed(number):
-                    self._frames.set()
-            yield _last(event, path, grant)
+            while isinstance(frame := inbox.next() or await inbox.arrival(), types_pb2.Event):
+                event = decode_event(frame, likely)
+                yield event
+                likely, taken = event.path, taken + 1
+                if taken == TOLD:
+                    taken = 0
+                    if self._protocol.consumed(number, TOLD):
+                        self._frames.set()
+            yield _last(frame, path, grant)
         except _NotOffered:
             left = due - self._loop.time()
             async with aclosing(self._plain.stream(address, request, left, headers, grant)) as events:

@@ -258,7 +258,7 @@ def event_bytes(event: Event) -> bytes:
     if not isinstance(event, Delta):
         return encode_event(event).SerializeToString()
     try:
-        path, text = _path_bytes(event.path), event.text.encode()
+        path, text = _path_bytes(tuple(event.path)), event.text.encode()
     except UnicodeEncodeError as error:
         raise _no_text(error) from error
     delta = header(_TEXT, len(text)) + text

@@ -218,12 +218,12 @@ class CallerSession:
         if call is not None:
             call.stage = CallStage.ENDED
 
-    def consumed(self, number: int) -> bool:
-        """The reader of a stream has taken an event. True when that grants the callee more."""
+    def consumed(self, number: int, events: int = 1) -> bool:
+        """The reader of a stream has taken so many more events. True when that grants the callee more."""
         call = self._calls.get(number)
         if call is None or call.stage is not CallStage.OPEN:
             return False
-        call.consumed += 1
+        call.consumed += events
         if call.consumed * 2 < self._window:
             return False
         self.outbox.put(pb.Frame(call=number, credit=pb.CreditFrame(events=call.consumed)))
@@ -237,21 +237,21 @@ class CallerSession:
         `result` and `error` have ended their call, `error` on number 0 the session. Raises InternalError for a
         violation.
         """
-        kind = frame.WhichOneof("kind")
+        kind, number = frame.WhichOneof("kind"), frame.call
         if kind is None or self.stage is SessionStage.CLOSED:
             return ""
-        if frame.call == 0:
+        if number == 0:
             return self._of_session(kind)
         if kind not in _FROM_CALLEE:
-            raise _violated(f"a callee sent a frame of the kind {kind!r} for call {frame.call}")
-        call = self._calls.get(frame.call)
+            raise _violated(f"a callee sent a frame of the kind {kind!r} for call {number}")
+        call = self._calls.get(number)
         if call is None:
-            if frame.call > self._last:
-                raise _violated(f"a frame came for call {frame.call}, which was never opened")
+            if number > self._last:
+                raise _violated(f"a frame came for call {number}, which was never opened")
             return ""
         if kind == "event":
-            return self._event(frame.call, call)
-        del self._calls[frame.call]
+            return self._event(number, call)
+        del self._calls[number]
         call.stage = CallStage.ENDED
         return kind
 
