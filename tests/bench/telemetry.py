@@ -33,7 +33,7 @@ AIMS = {"1% sampled": "<= 1.10 x off", "all": "<= 1.40 x off"}
 def telemetry_costs() -> list[tuple[str, str, str]]:
     """A row for each share of traces: CPU time of a call, both sides, and its ratio to that without telemetry."""
     with ExitStack() as stack:
-        collector = stack.enter_context(_process([__file__, "collector"], {}))
+        collector = stack.enter_context(child([__file__, "collector"], {}))
         url = f"http://{collector.stdout.readline().strip()}"
         pairs = {what: _Pair(stack, url, share) for what, share in SHARES.items()}
         for pair in pairs.values():
@@ -77,9 +77,9 @@ class _Pair:
 
     def __init__(self, stack: ExitStack, url: str, share: str) -> None:
         given = {"AIXGO_BENCH_OTLP": url, "AIXGO_BENCH_SAMPLE": share} if share else {}
-        self._agent = stack.enter_context(_process([str(PEERS), "agent", "1"], given))
+        self._agent = stack.enter_context(child([str(PEERS), "agent", "1"], given))
         address = self._agent.stdout.readline().strip()
-        self._caller = stack.enter_context(_process([__file__, "caller", address], given))
+        self._caller = stack.enter_context(child([__file__, "caller", address], given))
 
     def round(self) -> float:
         """CPU seconds of one call, of both processes together."""
@@ -94,7 +94,8 @@ class _Pair:
 
 
 @contextmanager
-def _process(arguments: list[str], given: dict[str, str]) -> Generator[Any]:
+def child(arguments: list[str], given: dict[str, str]) -> Generator[Any]:
+    """A process of this bench, with its input and output; `given` is its environment, beside what is there."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
