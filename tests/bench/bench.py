@@ -25,7 +25,7 @@ from aixgo.wire.codec import encode_message
 from cores import COLUMNS as CORES
 from cores import calls_per_core
 from fan_out import fan_out_costs
-from growth import PAYLOADS, TOKEN_RATES, growth
+from growth import IN_FLIGHTS, PAYLOADS, TOKEN_RATES, growth
 from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS, UVLOOP, peer
 from options import option_costs
 from patterns import fan_outs, overheads
@@ -176,7 +176,8 @@ async def main() -> None:
     show("patterns", costs, await overheads())
     show("what is there for every call", costs, [*telemetry_costs(), *await option_costs()])
     show("what a core serves: 1 KiB, 64 in flight", CORES, await calls_per_core())
-    payloads, streams = await growth()
+    in_flight, payloads, streams = await growth()
+    show("what calls cost, of both sides: 1 KiB", IN_FLIGHTS, in_flight)
     show("what payloads cost, of both sides: 16 in flight", PAYLOADS, payloads)
     show(f"what streams cost, of both sides: {TOKENS} tokens each", TOKEN_RATES, streams)
     show("what a control plane costs, with the number of instances", COLUMNS, await control_planes())
