@@ -66,10 +66,10 @@ def _single(behavior: Behavior, parse: Parse | None) -> Behavior:
     async def safe(request: Any, context: Context) -> Any:
         try:
             return await behavior(request if parse is None else parse(request), context)
-        except grpc.aio.AbortError:
-            raise
         except Exception as error:  # noqa: BLE001  # the boundary: nothing untyped may pass it
-            await _end(context, error)
+            ended = await _ended(context, error)
+        request = None
+        raise ended
 
     return safe
 
@@ -80,12 +80,30 @@ def _generator(behavior: Behavior, parse: Parse | None) -> Behavior:
             async with aclosing(behavior(request if parse is None else parse(request), context)) as responses:
                 async for response in responses:
                     yield response
-        except grpc.aio.AbortError:
-            raise
         except Exception as error:  # noqa: BLE001  # the boundary: nothing untyped may pass it
-            await _end(context, error)
+            ended = await _ended(context, error)
+        else:
+            return
+        request = None
+        raise ended
 
     return safe
+
+
+async def _ended(context: Context, error: Exception) -> Exception:
+    """End an RPC with what was raised in it, unless that has been done, and return what tells gRPC so.
+
+    gRPC keeps that in a cycle with its own state of the RPC until the garbage collector comes, for which a request of
+    megabytes is one object: so it takes no frames along, which would keep the request.
+    """
+    ended = error
+    if not isinstance(error, grpc.aio.AbortError):
+        try:
+            await _end(context, error)
+        except grpc.aio.AbortError as aborted:
+            ended = aborted
+    ended.__context__ = ended.__cause__ = None
+    return ended.with_traceback(None)
 
 
 async def _end(context: Context, error: Exception) -> NoReturn:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -12,8 +13,10 @@ import pytest
 from aixgo.errors import AixgoError, InternalError, InvalidInput, NotSupported
 from aixgo.server.listening import new_server
 from aixgo.v1 import agent_pb2 as pb
-from aixgo.wire.status import from_rpc
+from aixgo.wire.status import abort, from_rpc
 from google.protobuf.message import Message
+
+from tests.support import eventually
 
 SECRET = "the password is hunter2"
 
@@ -31,6 +34,31 @@ async def typed(request: Message, context: object) -> Message:
     raise NotSupported("not here")
 
 
+class Kept(bytes):
+    """A request of which is known whether somebody still has it."""
+
+    alive = 0
+
+    def __new__(cls, data: bytes) -> Self:
+        cls.alive += 1
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Kept.alive -= 1
+
+
+async def refuses(request: Kept, context: Any) -> Message:
+    try:
+        raise NotSupported("not here")
+    except NotSupported as error:
+        await abort(context, error)
+
+
+async def refuses_later(request: Kept, context: Any) -> AsyncIterator[Message]:
+    yield pb.CancelResponse(found=True)
+    await refuses(request, context)
+
+
 async def collects(requests: AsyncIterator[Message], context: object) -> Message:
     async for _ in requests:
         pass
@@ -45,6 +73,8 @@ async def address() -> AsyncIterator[str]:
         "Broken": made.unary_unary_rpc_method_handler(broken, parse, encode),
         "BrokenStream": made.unary_stream_rpc_method_handler(broken_stream, parse, encode),
         "Typed": made.unary_unary_rpc_method_handler(typed, parse, encode),
+        "Refuses": made.unary_unary_rpc_method_handler(refuses, Kept, encode),
+        "RefusesLater": made.unary_stream_rpc_method_handler(refuses_later, Kept, encode),
         "Collects": made.stream_unary_rpc_method_handler(collects, parse, encode),
     }
     server = new_server(4096)
@@ -56,7 +86,7 @@ async def address() -> AsyncIterator[str]:
 
 
 async def ask(channel: Any, method: str, request: bytes) -> None:
-    if method == "BrokenStream":
+    if method in ("BrokenStream", "RefusesLater"):
         async for _ in channel.unary_stream(f"/t.T/{method}")(request):
             pass
     elif method == "Collects":
@@ -98,3 +128,14 @@ async def test_methods_that_nobody_serves_are_refused_by_grpc_and_not_kept(addre
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await made.unary_unary(f"/t.T/Unknown{number}")(b"")
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("method", ["Refuses", "RefusesLater"])
+async def test_a_request_that_was_refused_is_not_kept_until_garbage_is_collected(address: str, method: str) -> None:
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert isinstance(await refusal(address, method, b"x" * 100), NotSupported)
+        await eventually(lambda: Kept.alive == 0)
+    finally:
+        gc.enable()
