@@ -38,6 +38,8 @@ def peer(*arguments: str) -> Generator[tuple[str, int, float]]:
     assert process.stdout is not None
     try:
         address = process.stdout.readline().strip()
+        if not address:
+            raise RuntimeError(f"the server {' '.join(arguments)!r} did not start; it has said why")
         yield address, process.pid, time.perf_counter() - started
     finally:
         process.kill()
