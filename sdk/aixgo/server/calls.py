@@ -27,6 +27,7 @@ from aixgo.security.identity import ANONYMOUS, Caller
 from aixgo.security.security import Security
 from aixgo.server.callees import NO_TRACE, Callees, IncomingCall, refused
 from aixgo.server.limits import RateLimit, RateLimits
+from aixgo.server.places import Places
 from aixgo.telemetry import metrics, spans
 from aixgo.usage import NO_USAGE, Ledger, Usage
 
@@ -163,6 +164,7 @@ class CallServer:
         self._rates = None if rate_limit is None else RateLimits(rate_limit, clock=clock)
         self.security = security or Security()
         self.limit = max_concurrent_calls
+        self.places = Places(max_concurrent_calls, lambda: len(self._running))
         self._running: dict[str, RunningCall] = {}
         self._unnamed = 0
         self._spent: OrderedDict[str, tuple[Usage, float]] = OrderedDict()
@@ -259,6 +261,7 @@ class CallServer:
     async def finish(self, timeout: float) -> bool:
         """Refuse new calls and wait for the running ones; after `timeout` seconds cancel them. False if any was."""
         self.draining = True
+        self.places.open()
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
@@ -314,6 +317,8 @@ class CallServer:
     def left(self, call_id: str) -> None:
         """Note a call that has ended."""
         del self._running[call_id]
+        if self.places.waiting:
+            self.places.freed()
         if not self._running:
             self._idle.set()
 

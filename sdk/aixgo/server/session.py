@@ -92,6 +92,7 @@ class ServedSession:
         self._protocol = CalleeSession(max_bytes)
         self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
         self._cancels: set[asyncio.Task[None]] = set()
+        self._served = 0
         self._loop = asyncio.get_running_loop()
         self._frames = asyncio.Event()
         self._moved = asyncio.Event()
@@ -183,10 +184,16 @@ class ServedSession:
         try:
             call = read_call(opening, trace=self._trace(opening))
             call.caller, call.peer = self._caller, self._peer
-            if opening.stream:
-                await self._serve_stream(number, opening, call)
-            else:
-                self._reply(number, opening, await self._calls.serve(call))
+            if self._calls.places.short(self._served):
+                await self._turn(call)
+            self._served += 1
+            try:
+                if opening.stream:
+                    await self._serve_stream(number, opening, call)
+                else:
+                    self._reply(number, opening, await self._calls.serve(call))
+            finally:
+                self._served -= 1
         except AixgoError as error:
             self._fail(number, error)
         except asyncio.CancelledError:
@@ -197,6 +204,20 @@ class ServedSession:
             self._fail(number, InternalError("the server failed; its log has the details"))
         finally:
             self._tasks.pop(number, None)
+
+    async def _turn(self, call: IncomingCall) -> None:
+        """Let others go first, who have few calls here. Raises Overloaded, not accepted, when too many wait already, or
+        its turn does not come before its deadline.
+        """
+        places, since = self._calls.places, self._loop.time()
+        if places.waiting >= places.kept:
+            raise self._calls.full()
+        try:
+            async with asyncio.timeout(call.timeout):
+                await places.turn(lambda: self._served)
+        except TimeoutError as error:
+            raise self._calls.full() from error
+        call.timeout -= self._loop.time() - since
 
     async def _serve_stream(self, number: int, opening: pb.OpenFrame, call: IncomingCall) -> None:
         protocol, frames = self._protocol, self._frames
