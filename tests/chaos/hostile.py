@@ -25,13 +25,15 @@ from typing import Self
 
 import grpc.aio
 from aixgo import DistributedRuntime
-from aixgo.errors import AixgoError
+from aixgo.errors import AixgoError, DeadlineExceeded
 from aixgo.runtime.channels import channel_options
 from aixgo.security.security import Security
 
+from tests.chaos.lag import LoopLag
 from tests.chaos.outcomes import Book, Outcomes
 from tests.chaos.raw_attacks import RAW, IdleConnections, raw_attack, slow_reader
-from tests.chaos.rpc_attacks import AGENT, AGENTS, CONTROL_PLANE, HEALTH_CHECKS, REGISTRY, Attack, call, unary
+from tests.chaos.registry_attacks import CONTROL_PLANE
+from tests.chaos.rpc_attacks import AGENT, AGENTS, HEALTH_CHECKS, REGISTRY, Attack, call, unary
 from tests.chaos.tls_attacks import Forger, impostures
 from tests.chaos.victims import Usage, Victim, Victims
 from tests.integration.secured import security
@@ -47,6 +49,8 @@ GROWTH = 64 * 1024 * 1024
 CEILING = 1024 * 1024 * 1024
 """Bytes that no process may ever hold."""
 GOOD_DEADLINE = 30.0
+STOOD_STILL = GOOD_DEADLINE / 2
+"""Seconds of a good caller's deadline that its own event loop may have stood still, before it is that which failed."""
 DEFECTS = ("in aixgo", "never retrieved", "MemoryError", "RecursionError")
 """What only defects write into a log."""
 
@@ -57,14 +61,16 @@ class Served:
 
     ok: int = 0
     failed: Counter[str] = field(default_factory=Counter[str])
+    stood_still: int = 0
     slowest: float = 0.0
 
 
 class GoodCallers:
     """Calls that nobody may keep from being answered, one after another, for as long as the `async with` lasts."""
 
-    def __init__(self, served: Served, runtime: DistributedRuntime) -> None:
+    def __init__(self, served: Served, runtime: DistributedRuntime, lag: LoopLag, attacks: Counter[str]) -> None:
         self._served, self._runtime = served, runtime
+        self._lag, self._attacks = lag, attacks
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -91,7 +97,7 @@ class GoodCallers:
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
-            since = monotonic()
+            since = asyncio.get_running_loop().time()
             try:
                 reply = await self._runtime.call("shout", "good", timeout=GOOD_DEADLINE)
                 if reply.payload == "GOOD":
@@ -99,9 +105,19 @@ class GoodCallers:
                 else:
                     self._served.failed["a wrong reply"] += 1
             except AixgoError as error:
-                self._served.failed[f"{type(error).__name__}: {error}"[:150]] += 1
-            self._served.slowest = max(self._served.slowest, monotonic() - since)
+                self._failed(error, since)
+            self._served.slowest = max(self._served.slowest, asyncio.get_running_loop().time() - since)
             await asyncio.sleep(0.02)
+
+    def _failed(self, error: AixgoError, since: float) -> None:
+        """Count a failure, and say when it was: how long the call took, the lag of this loop, and what went on."""
+        took, lag = asyncio.get_running_loop().time() - since, self._lag.since(since)
+        if isinstance(error, DeadlineExceeded) and lag > STOOD_STILL:
+            self._served.stood_still += 1
+            return
+        during = ", ".join(name for name, count in self._attacks.items() if count > 0)
+        what = f"{type(error).__name__}: {error}"[:200]
+        self._served.failed[f"{what}, after {took:.1f} s of which {lag:.1f} s were lag, during: {during}"] += 1
 
 
 @dataclass
@@ -120,6 +136,8 @@ class Siege:
         self.book = Book()
         self.served = {"plain": Served(), "mTLS": Served()}
         self.rounds = 0
+        self.lag = LoopLag()
+        self._attacks = Counter[str]()
         self._fleets = {"plain": plain, "mTLS": secured}
         self._forger = forger
         self._idle = idle
@@ -134,10 +152,12 @@ class Siege:
         """Rounds of all attacks, for so long, and one at least."""
         end = monotonic() + minutes * 60
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.lag)
             for kind, fleet in self._fleets.items():
                 for runtime in self._good(fleet):
                     await stack.enter_async_context(runtime)
-                    await stack.enter_async_context(GoodCallers(self.served[kind], runtime))
+                    good = GoodCallers(self.served[kind], runtime, self.lag, self._attacks)
+                    await stack.enter_async_context(good)
             measuring = asyncio.create_task(self._measure())
             while not self.rounds or monotonic() < end:
                 await self._round()
@@ -202,7 +222,9 @@ class Siege:
         for name, attack in attacks.items():
             async with trusted.dial(address, options) as channel:
                 outcomes = self.book.of(name, where)
+                self._attacks[f"{name} ({where})"] += 1
                 await asyncio.gather(*(attack(channel, self._rng, outcomes) for _ in range(RPC_TRIES)))
+                self._attacks[f"{name} ({where})"] -= 1
 
     async def _impostors(self) -> None:
         fleet = self._fleets["mTLS"]
@@ -236,8 +258,10 @@ class Siege:
         for kind, victim, port in {ports[self.rounds % len(ports)], mains[self.rounds % len(mains)]}:
             outcomes = self.book.of("idle connections", f"{kind} {victim.name} {port}")
             before = sum(served.ok for served in self.served.values())
+            self._attacks["idle connections"] += 1
             async with IdleConnections(outcomes, victim.ports[port], self._idle):
                 await asyncio.sleep(2.0)
+            self._attacks["idle connections"] -= 1
             if sum(served.ok for served in self.served.values()) == before:
                 outcomes.wrong("no good caller was served meanwhile")
 
@@ -283,8 +307,9 @@ def table(siege: Siege) -> str:
     for kind, served in siege.served.items():
         lines.append(
             f"\ngood callers ({kind}): {served.ok} served, {served.failed.total()} failed,"
-            f" slowest {served.slowest:.1f} s"
+            f" {served.stood_still} late because this program stood still, slowest {served.slowest:.1f} s"
         )
+    lines.append(f"\nworst lag of this program's event loop: {siege.lag.worst:.1f} s")
     return "\n".join(lines)
 
 

@@ -1,12 +1,13 @@
 """Attacks by RPCs: requests that no honest caller sends, written with raw serializers where the stubs would refuse.
 
 Each is one try on an open channel. What it may end with is a typed status, or an answer where the input was harmless
-after all. Below: `outcomes.py`; above: `hostile.py`.
+after all. Below: `outcomes.py`; above: `registry_attacks.py`, with those on control planes, and `hostile.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from aixgo.v1 import agent_pb2 as pb
-from aixgo.v1 import registry_pb2 as registry
 from aixgo.v1 import types_pb2 as types
 
 from tests.chaos.outcomes import Outcomes
@@ -145,7 +145,7 @@ def on(method: str, make: Callable[[random.Random], bytes], *, reads: bool = Tru
     return attack
 
 
-def _undecodable(rng: random.Random) -> bytes:
+def undecodable(rng: random.Random) -> bytes:
     return b"\xff" + rng.randbytes(rng.randrange(1, 2_000))
 
 
@@ -173,7 +173,7 @@ async def _no_bytes_taken(channel: grpc.aio.Channel, rng: random.Random, outcome
     await frames(channel, outcomes, session(opening(1)), metadata=least)
 
 
-def _name(rng: random.Random) -> str:
+def invented(rng: random.Random) -> str:
     return f"nobody-{rng.randrange(10**12)}"
 
 
@@ -181,11 +181,19 @@ def _json(data: bytes) -> types.Message:
     return types.Message(json=data)
 
 
+def _metadata_of(entries: dict[str, object]) -> types.Message:
+    return types.Message(text="x", metadata=json.dumps(entries).encode())
+
+
+def _opened(message: types.Message) -> pb.Frame:
+    return pb.Frame(call=1, open=pb.OpenFrame(agent="shout", message=message))
+
+
 AGENTS: dict[str, Attack] = {
-    "undecodable request": on_execute(_undecodable),
-    "undecodable stream request": on(AGENT + "ExecuteStream", _undecodable),
-    "undecodable letter": on(AGENT + "Deliver", _undecodable),
-    "undecodable cancel": on(AGENT + "Cancel", _undecodable),
+    "undecodable request": on_execute(undecodable),
+    "undecodable stream request": on(AGENT + "ExecuteStream", undecodable),
+    "undecodable letter": on(AGENT + "Deliver", undecodable),
+    "undecodable cancel": on(AGENT + "Cancel", undecodable),
     "mutated request": on_execute(_mutated),
     "invalid UTF-8 name": on_execute(lambda _: b"\x0a\x03\xff\xfe\xfd"),
     "message of 6 MiB": on_execute(lambda _: call(message=types.Message(data=b"x" * (6 << 20)))),
@@ -193,6 +201,13 @@ AGENTS: dict[str, Attack] = {
     "1,000 brackets of JSON": on_execute(lambda _: call(message=_json(b"[" * 1_000 + b"]" * 1_000))),
     "broken JSON": on_execute(lambda rng: call(message=_json(rng.randbytes(500)))),
     "metadata no object": on_execute(lambda _: call(message=types.Message(text="x", metadata=b"[1]"))),
+    "300 brackets of metadata": on_execute(
+        lambda _: call(message=types.Message(text="x", metadata=b'{"a":' + b"[" * 300 + b"]" * 300 + b"}"))
+    ),
+    "metadata of 5,000 entries": on_execute(
+        lambda _: call(message=_metadata_of({f"k{number}": number for number in range(5_000)}))
+    ),
+    "metadata of 3 MiB": on_execute(lambda _: call(message=_metadata_of({"k": "v" * (3 << 20)}))),
     "1,000 headers": _metadata(10, 1_000),
     "headers of 200 KiB": _metadata(10_000, 20),
     "deadline of 292 million years": on_execute(lambda _: call(context=context(timeout_ms=2**63 - 1))),
@@ -208,13 +223,13 @@ AGENTS: dict[str, Attack] = {
     "message id of 1 MiB": on_execute(lambda _: call(message=types.Message(text="x", id="i" * (1 << 20)))),
     "trace context of 1 MiB": on_execute(lambda _: call(context=context(traceparent="00-1", baggage="b" * (1 << 20)))),
     "name of 1 MiB": on_execute(lambda _: call("n" * (1 << 20))),
-    "names that nobody has": on_execute(lambda rng: call(_name(rng))),
+    "names that nobody has": on_execute(lambda rng: call(invented(rng))),
     "grant of 1e-999999 USD": on_execute(lambda _: call(context=context(grant=types.Grant(cost_usd="1e-999999")))),
     "grant of NaN USD": on_execute(lambda _: call(context=context(grant=types.Grant(cost_usd="NaN")))),
     "grant below nothing": on_execute(lambda _: call(context=context(grant=types.Grant(tokens=-5)))),
-    "method that nobody serves": on(AGENT + "Explode", _undecodable),
+    "method that nobody serves": on(AGENT + "Explode", undecodable),
     "cancel of what is not mine": on(
-        AGENT + "Cancel", lambda rng: pb.CancelRequest(call_id=_name(rng)).SerializeToString()
+        AGENT + "Cancel", lambda rng: pb.CancelRequest(call_id=invented(rng)).SerializeToString()
     ),
     "letters that nobody reads": on(
         AGENT + "Deliver",
@@ -227,7 +242,7 @@ AGENTS: dict[str, Attack] = {
         lambda _: pb.ExecuteStreamRequest(agent="endless", message=types.Message(text="x")).SerializeToString(),
         reads=False,
     ),
-    "session: undecodable": on_session(lambda rng: [_undecodable(rng)]),
+    "session: undecodable": on_session(lambda rng: [undecodable(rng)]),
     "session: number used twice": on_session(lambda _: [session(opening(2)), session(opening(2), opening(1))]),
     "session: credit for nobody": on_session(
         lambda rng: [session(pb.Frame(call=rng.randrange(1, 2**64), credit=pb.CreditFrame(events=1)))]
@@ -250,81 +265,16 @@ AGENTS: dict[str, Attack] = {
     "session: endless streams, unread": on_session(
         lambda _: [session(*[opening(n, "endless", stream=True, credit=2**20) for n in range(1, 21)])], reads=False
     ),
+    "session: metadata of 5,000 entries": on_session(
+        lambda _: [session(_opened(_metadata_of({f"k{number}": number for number in range(5_000)})))]
+    ),
+    "session: 300 brackets of JSON": on_session(lambda _: [session(_opened(_json(b"[" * 300 + b"]" * 300)))]),
     "session: takes no bytes": _no_bytes_taken,
 }
 
 
-def _instance(rng: random.Random, **fields: Any) -> bytes:
-    fields.setdefault("instance_id", f"forged-{rng.randrange(40)}")
-    fields.setdefault("address", "127.0.0.1:9")
-    fields.setdefault("seq", rng.randrange(1, 2**32))
-    fields.setdefault("agents", [pb.AgentDescriptor(name=f"forged-{rng.randrange(50)}")])
-    return registry.RegisterRequest(instance=registry.Instance(**fields), lease_ms=1_000).SerializeToString()
-
-
-def _large_instance(rng: random.Random) -> bytes:
-    members = ["m" * 250] * 900
-    agents = [pb.AgentDescriptor(name=f"large-{number}", agents=members) for number in range(16)]
-    return _instance(rng, instance_id="large", seq=rng.randrange(2**40), agents=agents)
-
-
-async def _renewals(channel: grpc.aio.Channel, rng: random.Random, outcomes: Outcomes) -> None:
-    made: Any = channel
-    stream = made.stream_stream(REGISTRY + "Renew")()
-    try:
-        async with asyncio.timeout(HANG):
-            await stream.write(_undecodable(rng))
-            await stream.read()
-        outcomes.note("ended" if stream.done() else "answered")
-        code = await stream.code()
-        if code is not grpc.StatusCode.OK:
-            outcomes.tries -= 1
-            await stream
-    except grpc.aio.AioRpcError as error:
-        outcomes.refused(error)
-    except TimeoutError:
-        outcomes.wrong("hangs")
-    finally:
-        stream.cancel()
-
-
-def _bytes_of(message: Any) -> bytes:
-    return bytes(message.SerializeToString())
-
-
-CONTROL_PLANE: dict[str, Attack] = {
-    "undecodable registration": on(REGISTRY + "Register", _undecodable),
-    "undecodable watch": on(REGISTRY + "Watch", _undecodable),
-    "undecodable renewal": _renewals,
-    "id of 1 MiB": on(REGISTRY + "Register", lambda rng: _instance(rng, instance_id="i" * (1 << 20))),
-    "address of nobody": on(REGISTRY + "Register", lambda rng: _instance(rng, address=rng.choice(["", "x", "[::]:1"]))),
-    "seq of 0": on(REGISTRY + "Register", lambda rng: _instance(rng, seq=0)),
-    "5,000 agents": on(
-        REGISTRY + "Register",
-        lambda rng: _instance(rng, agents=[pb.AgentDescriptor(name=f"a{number}") for number in range(5_000)]),
-    ),
-    "1,000 labels": on(
-        REGISTRY + "Register", lambda rng: _instance(rng, labels={f"l{number}": "v" for number in range(1_000)})
-    ),
-    "forged instances": on(REGISTRY + "Register", _instance),
-    "instance of 3.6 MB, again and again": on(REGISTRY + "Register", _large_instance),
-    "end of an id of 1 MiB": on(
-        REGISTRY + "Deregister",
-        lambda rng: _bytes_of(registry.DeregisterRequest(instance_id=f"{rng.random()}" + "i" * (1 << 20), seq=1)),
-    ),
-    "ends of nobody": on(
-        REGISTRY + "Deregister",
-        lambda rng: _bytes_of(registry.DeregisterRequest(instance_id=_name(rng), seq=2**64 - 1)),
-    ),
-    "watch of 5,000 names": on(
-        REGISTRY + "Watch", lambda _: _bytes_of(registry.WatchRequest(agents=[f"a{n}" for n in range(5_000)]))
-    ),
-    "watch, unread": on(REGISTRY + "Watch", lambda _: _bytes_of(registry.WatchRequest()), reads=False),
-    "name of 1 MiB": on(REGISTRY + "Resolve", lambda _: _bytes_of(registry.ResolveRequest(agent="n" * (1 << 20)))),
-    "method that nobody serves": on(REGISTRY + "Explode", _undecodable),
-}
 HEALTH_CHECKS: dict[str, Attack] = {
-    "undecodable check": on(HEALTH + "Check", _undecodable),
+    "undecodable check": on(HEALTH + "Check", undecodable),
     "check of nobody": on(HEALTH + "Check", lambda rng: b"\x0a\x0b" + f"nobody-{rng.randrange(1000, 9999)}".encode()),
     "watch, unread": on(HEALTH + "Watch", lambda _: b"", reads=False),
     "call at the health port": on_execute(lambda _: call()),

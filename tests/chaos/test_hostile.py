@@ -6,7 +6,8 @@ import pytest
 
 from tests.chaos.hostile import besiege
 from tests.chaos.raw_attacks import RAW
-from tests.chaos.rpc_attacks import AGENTS, CONTROL_PLANE, HEALTH_CHECKS
+from tests.chaos.registry_attacks import CONTROL_PLANE
+from tests.chaos.rpc_attacks import AGENTS, HEALTH_CHECKS
 
 
 @pytest.mark.timeout(600)
