@@ -86,8 +86,8 @@ containers: $(VENV)/.dev ## build the image, and test it and the Compose fleet (
 render: $(VENV)/.dev ## write what is rendered under deploy/
 	@$(BIN)/python tests/tools/render_deploy.py
 
-bench: $(VENV)/.dev ## what aixgo costs above what it stands on
-	@$(BIN)/python tests/bench/bench.py
+bench: $(VENV)/.dev ## what aixgo costs above what it stands on; BENCH="cores growth" picks tables
+	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
 chaos: $(VENV)/.dev ## faults, cancelled trees, killed mailboxes, hostile input and a soak, in real processes (hours)
 	@held=0; for part in chaos chaos.mailboxes chaos.hostile chaos.soak; do \

@@ -2,17 +2,22 @@
 
 Each comparison alternates rounds of both sides and takes medians, so that a busy machine slows both. Nothing is
 asserted: the aims are printed beside the figures.
+
+    python bench.py                                         all tables
+    python bench.py fan-out cores                           some, by the names in SECTIONS
+    python bench.py --page docs/PERFORMANCE.md [NAME ...]   and write each into the page, where it names the table
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -28,6 +33,7 @@ from fan_out import fan_out_costs
 from growth import IN_FLIGHTS, PAYLOADS, TOKEN_RATES, growth
 from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS, UVLOOP, peer
 from options import option_costs
+from page import Page
 from patterns import fan_outs, overheads
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +41,10 @@ from session import session_costs
 from telemetry import telemetry_costs
 
 from controlplane import COLUMNS, control_planes
+
+Printed = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""A table: its title, the names of its columns, its rows."""
+COSTS = ("what", "figure", "aim")
 
 
 async def rate(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> tuple[float, float]:
@@ -152,35 +162,82 @@ def import_time() -> tuple[str, str, str]:
     return "import aixgo", f"{seconds:.3f} s", "< 0.3 s"
 
 
+async def calls() -> list[Printed]:
+    rows = [await local_call(), *await remote_call(), *memory(), import_time()]
+    return [("aixgo, above what it stands on", COSTS, rows)]
+
+
+async def session() -> list[Printed]:
+    return [("the session transport", COSTS, await session_costs())]
+
+
+async def fan_out() -> list[Printed]:
+    return [("fanning out", COSTS, [*await fan_out_costs(), *await fan_outs()])]
+
+
+async def patterns() -> list[Printed]:
+    return [("patterns", COSTS, await overheads())]
+
+
+async def options() -> list[Printed]:
+    return [("what is there for every call", COSTS, [*telemetry_costs(), *await option_costs()])]
+
+
+async def cores() -> list[Printed]:
+    return [("what a core serves: 1 KiB, 64 in flight", CORES, await calls_per_core())]
+
+
+async def grown() -> list[Printed]:
+    in_flight, payloads, streams = await growth()
+    return [
+        ("what calls cost, of both sides: 1 KiB", IN_FLIGHTS, in_flight),
+        ("what payloads cost, of both sides: 16 in flight", PAYLOADS, payloads),
+        (f"what streams cost, of both sides: {TOKENS} tokens each", TOKEN_RATES, streams),
+    ]
+
+
+async def planes() -> list[Printed]:
+    return [("what a control plane costs, with the number of instances", COLUMNS, await control_planes())]
+
+
+SECTIONS: Mapping[str, Callable[[], Awaitable[list[Printed]]]] = {
+    "calls": calls,
+    "session": session,
+    "fan-out": fan_out,
+    "patterns": patterns,
+    "options": options,
+    "cores": cores,
+    "growth": grown,
+    "control-planes": planes,
+}
+
+
 def versions() -> str:
     """What the figures are of."""
     loop = f"uvloop {version('uvloop')}" if UVLOOP else "asyncio's event loop"
-    return f"Python {platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}, {loop}"
+    libraries = f"grpcio {version('grpcio')}, protobuf {version('protobuf')}"
+    return f"Python {platform.python_version()}, {libraries}, {loop}; {os.cpu_count()} cores"
 
 
 async def main() -> None:
+    asked = argparse.ArgumentParser(description="What aixgo costs above what it stands on.")
+    asked.add_argument("sections", nargs="*", metavar="NAME", help=f"tables, of {', '.join(SECTIONS)}; default: all")
+    asked.add_argument("--page", type=Path, help="a page to write the tables into")
+    given = asked.parse_args()
+    if unknown := set(given.sections) - set(SECTIONS):
+        asked.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
     console = Console(width=150)
-    console.print(f"{versions()}; {os.cpu_count()} cores. Tables come one by one, in some fifteen minutes.")
-
-    def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        table = Table(*columns, title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-
-    costs = ("what", "figure", "aim")
-    calls = [await local_call(), *await remote_call(), *memory(), import_time()]
-    show("aixgo, above what it stands on", costs, calls)
-    show("the session transport", costs, await session_costs())
-    show("fanning out", costs, [*await fan_out_costs(), *await fan_outs()])
-    show("patterns", costs, await overheads())
-    show("what is there for every call", costs, [*telemetry_costs(), *await option_costs()])
-    show("what a core serves: 1 KiB, 64 in flight", CORES, await calls_per_core())
-    in_flight, payloads, streams = await growth()
-    show("what calls cost, of both sides: 1 KiB", IN_FLIGHTS, in_flight)
-    show("what payloads cost, of both sides: 16 in flight", PAYLOADS, payloads)
-    show(f"what streams cost, of both sides: {TOKENS} tokens each", TOKEN_RATES, streams)
-    show("what a control plane costs, with the number of instances", COLUMNS, await control_planes())
+    console.print(f"{versions()}. Tables come one by one; all of them take a quarter of an hour on an idle machine.")
+    for name in given.sections or SECTIONS:
+        busy = os.getloadavg()[0]
+        for title, columns, rows in await SECTIONS[name]():
+            table = Table(*columns, title=title)
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+            circumstances = f"{versions()}, {busy:.1f} processes busy when it began"
+            if given.page is not None and not Page(given.page).put(title, columns, rows, circumstances):
+                console.print(f"{given.page} has no place for this table: <!-- bench: {title} --> and <!-- end -->")
 
 
 if __name__ == "__main__":
