@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aixgo.errors import ConfigError
+from aixgo.telemetry.durations import Durations, telling
 from aixgo.telemetry.page import PageServer
 from aixgo.telemetry.secrets import scrub
 from aixgo.telemetry.settings import Protocol, Signal, TelemetrySettings
@@ -63,12 +64,16 @@ def no_meters() -> MeterProvider:
     return load("opentelemetry.metrics").NoOpMeterProvider()
 
 
-def metric_reader(settings: TelemetrySettings) -> MetricReader | None:
-    """What sends metrics to a collector, every minute or OTEL_METRIC_EXPORT_INTERVAL; None when none is to get them."""
+def metric_reader(settings: TelemetrySettings, durations: Durations | None = None) -> MetricReader | None:
+    """What sends metrics to a collector, every minute or OTEL_METRIC_EXPORT_INTERVAL; None when none is to get them.
+
+    `durations` are sent along.
+    """
     if not settings.url_of("metrics"):
         return None
     exporter: MetricExporter = _otlp(settings, "metrics")
-    return load("opentelemetry.sdk.metrics.export").PeriodicExportingMetricReader(exporter)
+    reader = load("opentelemetry.sdk.metrics.export").PeriodicExportingMetricReader
+    return (reader if durations is None else telling(reader, durations))(exporter)
 
 
 def _otlp(settings: TelemetrySettings, signal: Signal) -> Any:
@@ -90,15 +95,15 @@ class MetricsPage:
     """The page that Prometheus reads, served by a thread of its own until `close`.
 
     `address` is the host:port that is served, the one asked for except for port 0; empty when it cannot be: that costs
-    a warning, and no call.
+    a warning, and no call. `durations` are on it, too.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, durations: Durations | None = None) -> None:
         client = load("prometheus_client")
         self._registry = client.CollectorRegistry()
-        self.reader: MetricReader = load("opentelemetry.exporter.prometheus").PrometheusMetricReader(
-            scope_info_enabled=False, registry=self._registry
-        )
+        reader = load("opentelemetry.exporter.prometheus").PrometheusMetricReader
+        reader = reader if durations is None else telling(reader, durations)
+        self.reader: MetricReader = reader(scope_info_enabled=False, registry=self._registry)
         self.address = ""
         self._server: PageServer | None = None
         host, _, port = address.rpartition(":")

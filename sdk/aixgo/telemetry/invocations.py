@@ -34,7 +34,7 @@ class Invocation:
     A context manager by hand: a generator's takes as long as all else that is done for a trace that is not kept.
     """
 
-    __slots__ = ("_agent", "_begun", "_block", "_instance_id", "_message", "_span", "_state")
+    __slots__ = ("_agent", "_begun", "_block", "_instance_id", "_message", "_running", "_span", "_state")
 
     def __init__(self, agent: Agent, message: Message, state: CallState, instance_id: str) -> None:
         self._agent = agent
@@ -51,7 +51,9 @@ class Invocation:
         self._begun = perf_counter()
         self._block = spans.span(f"invoke_agent {self._agent.name}", self._attributes)
         self._span = self._block.__enter__()
-        metrics.call_began()
+        self._running = metrics.running()
+        if self._running is not None:
+            self._running.began()
         if self._span.recording and (policy := content.captured()) is not None:
             self._span.set("gen_ai.input.messages", content.messages(policy, [("user", self._message.text)]))
         return self
@@ -66,7 +68,8 @@ class Invocation:
             spent(self._span, self._state)
             self._block.__exit__(kind, error, trace)
         finally:
-            metrics.call_ended(self._agent.name, failure, perf_counter() - self._begun)
+            if self._running is not None:
+                self._running.ended(self._agent.name, failure, perf_counter() - self._begun)
 
     def _attributes(self) -> dict[str, Any]:
         agent, message, state = self._agent, self._message, self._state

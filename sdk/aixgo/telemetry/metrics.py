@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aixgo.errors import AixgoError, CallCancelled
+from aixgo.telemetry import durations
+from aixgo.telemetry.durations import AGENT, Durations
 from aixgo.telemetry.endings import ending
 
 if TYPE_CHECKING:
@@ -23,14 +25,13 @@ if TYPE_CHECKING:
 Reading = tuple[str, float, Mapping[str, str]]
 """The name of a gauge or total, its value now, and what tells it from others of the name."""
 
-AGENT = "gen_ai.agent.name"
+SCOPE = "aixgo"
 OUTCOME = "aixgo.outcome"
 """`ok`, or the type of the error."""
 REASON = "aixgo.reason"
 """Why a call was refused: `queue`, `deadline` and `circle` by an agent's own limit, `process`, `rate` and `draining` by
 its process."""
 
-CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 GENAI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 GENAI_TOKENS = tuple(4**power for power in range(14))
 _CALL = (AGENT, OUTCOME)
@@ -46,7 +47,7 @@ COUNTERS: Mapping[str, tuple[str, str, Sequence[str]]] = {
 }
 """Unit, meaning, and the attributes that tell one count from another."""
 HISTOGRAMS = {
-    "aixgo.call.duration": ("s", "How long calls of agents of this process took.", CALL_SECONDS),
+    durations.NAME: (durations.UNIT, durations.MEANING, durations.SECONDS),
     "gen_ai.client.operation.duration": ("s", "How long LLM calls took.", GENAI_SECONDS),
     "gen_ai.client.token.usage": ("{token}", "Tokens of single LLM calls.", GENAI_TOKENS),
 }
@@ -95,20 +96,21 @@ def observe(source: Source) -> None:
         instruments.observe(source)
 
 
-def call_began() -> None:
-    """An agent of this process began a call; `call_ended` must follow."""
-    instruments = _instruments()
-    if instruments is not None:
-        instruments.active += 1
+def keep(own: Durations | None) -> Durations | None:
+    """Count the durations of calls in `own`, which readers then tell of, and no longer in OpenTelemetry's histogram.
+
+    For who makes the meter provider, before it is set. Returns what they were counted in before.
+    """
+    before, _Door.durations = _Door.durations, own
+    return before
 
 
-def call_ended(agent: str, error: BaseException | None, seconds: float) -> None:
-    """A call of an agent of this process has ended."""
-    instruments = _instruments()
-    if instruments is not None:
-        instruments.active -= 1
-        instruments.count("aixgo.calls", (agent, outcome(error)), 1)
-        instruments.record("aixgo.call.duration", seconds, instruments.of_agent(agent))
+def running() -> _Instruments | None:
+    """Where the calls of this process's agents are counted, with `began` and `ended`; None while nobody asks.
+
+    Asked for once a call: finding out takes as long as counting.
+    """
+    return _instruments()
 
 
 def call_refused(reason: str, agent: str = "") -> None:
@@ -166,12 +168,12 @@ _OF_LLM = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.mode
 class _Instruments:
     """The instruments of one meter provider, and who is asked for gauges."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, own: Durations | None) -> None:
         self.active = 0
+        self._durations = own
         self._sources: list[weakref.ref[Source]] = []
         self._counts: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
         self._context = _current_context()
-        self._by_agent: dict[str, Mapping[str, str]] = {}
         self._pending: deque[tuple[Histogram, float, Mapping[str, str], Context]] = deque()
         for name, (unit, description, _) in COUNTERS.items():
             meter.create_observable_counter(name, [self._callback(self._counted, name)], unit, description)
@@ -184,6 +186,19 @@ class _Instruments:
         for name, (unit, description) in TOTALS.items():
             meter.create_observable_counter(name, [self._callback(self._values, name)], unit, description)
 
+    def began(self) -> None:
+        """An agent of this process began a call; `ended` must follow."""
+        self.active += 1
+
+    def ended(self, agent: str, error: BaseException | None, seconds: float) -> None:
+        """A call of an agent of this process has ended."""
+        self.active -= 1
+        self.count("aixgo.calls", (agent, outcome(error)), 1)
+        if self._durations is not None:
+            self._durations.add(agent, seconds)
+        else:
+            self.record(durations.NAME, seconds, {AGENT: agent})
+
     def count(self, name: str, key: tuple[str, ...], more: float) -> None:
         counts = self._counts[name]  # counters of OpenTelemetry's, which are asked for instead, take ten times as long
         counts[key] = counts.get(key, 0) + more
@@ -193,13 +208,6 @@ class _Instruments:
         self._pending.append((self._histograms[name], value, attributes, self._context()))
         if len(self._pending) >= _PENDING:
             self._record_pending()
-
-    def of_agent(self, name: str) -> Mapping[str, str]:
-        """The attributes that tell an agent's measurements from those of others."""
-        found = self._by_agent.get(name)
-        if found is None:
-            found = self._by_agent[name] = {AGENT: name}
-        return found
 
     def _record_pending(self) -> None:
         try:
@@ -258,6 +266,7 @@ class _Door:
 
     provider: object = None
     instruments: _Instruments | None = None
+    durations: Durations | None = None
 
 
 def _instruments() -> _Instruments | None:
@@ -265,6 +274,6 @@ def _instruments() -> _Instruments | None:
     # The private name, because get_meter_provider() asks the environment every time, and makes a provider of it.
     provider: Any = None if module is None else getattr(module, "_METER_PROVIDER", None)
     if provider is not _Door.provider:
-        _Door.instruments = None if provider is None else _Instruments(provider.get_meter("aixgo"))
+        _Door.instruments = None if provider is None else _Instruments(provider.get_meter(SCOPE), _Door.durations)
         _Door.provider = provider
     return _Door.instruments

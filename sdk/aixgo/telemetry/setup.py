@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aixgo.errors import ConfigError
-from aixgo.telemetry import content
+from aixgo.telemetry import content, metrics
 from aixgo.telemetry.content import ContentPolicy
+from aixgo.telemetry.durations import Durations
 from aixgo.telemetry.export import MetricsPage, load, metric_reader, no_meters, quiet_exporters, span_processors
 from aixgo.telemetry.langfuse import begin_langfuse
 from aixgo.telemetry.settings import TelemetrySettings
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXEMPLARS = "OTEL_METRICS_EXEMPLAR_FILTER"
+HISTOGRAMS = (
+    EXEMPLARS,
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+)
+"""Who sets one of these wants histograms that only OpenTelemetry's own can be, and that take longer to count."""
 FLUSH_TIMEOUT = 3.0
 """Seconds that the end of a process waits for the last spans and metrics to be delivered."""
 
@@ -157,9 +164,10 @@ def _begin_metrics(telemetry: Telemetry, settings: TelemetrySettings, resource: 
     if internal._METER_PROVIDER is not None:  # noqa: SLF001  # the public way makes one when there is none
         _log.info("a meter provider is set already, and metrics go where it sends them")
         return
-    readers = [reader] if (reader := metric_reader(settings)) is not None else []
+    own = None if any(name in os.environ for name in HISTOGRAMS) else Durations(metrics.SCOPE)
+    readers = [reader] if (reader := metric_reader(settings, own)) is not None else []
     if settings.prometheus:
-        page = MetricsPage(settings.prometheus)
+        page = MetricsPage(settings.prometheus, own)
         telemetry.metrics_address = page.address
         telemetry.on_close(page.close)
         readers.append(page.reader)
@@ -171,6 +179,8 @@ def _begin_metrics(telemetry: Telemetry, settings: TelemetrySettings, resource: 
         exemplar_filter=None if EXEMPLARS in os.environ else sdk.AlwaysOffExemplarFilter(),
         shutdown_on_exit=False,
     )
+    before = metrics.keep(own)
+    telemetry.on_close(lambda: metrics.keep(before))
     internal.set_meter_provider(provider)
     telemetry.meter_provider = provider
     telemetry.on_flush(provider.shutdown)
