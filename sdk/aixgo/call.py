@@ -179,7 +179,12 @@ def root(timeout: float = DEFAULT_TIMEOUT, session_id: str = "") -> CallState:
 
 def root_entry(name: str, timeout: float, session_id: str) -> CallState:
     """The state of a call to `name` that begins a tree: `root(...).child(name)`, made at once."""
-    return CallState(asyncio.get_running_loop().time() + timeout, 1, (name,), session_id, Ledger(None, name))
+    return first_entry(name, asyncio.get_running_loop().time() + timeout, session_id)
+
+
+def first_entry(name: str, deadline: float, session_id: str) -> CallState:
+    """`root_entry` for who knows the time: `deadline` is in seconds of the event loop's clock."""
+    return CallState(deadline, 1, (name,), session_id, Ledger(None, name))
 
 
 def remaining() -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Self
 
 from aixgo.call import CallState
 from aixgo.errors import (
@@ -39,6 +38,8 @@ class Attempts:
 
     An instance that refused the call is not asked again. One whose connection broke is avoided while there are others.
     `grant` is what the attempts may spend; whoever makes them says so when one begins and when it has ended well.
+    A `with` block is one attempt, at the instance that was named last: it counts the load, and swallows a failure after
+    which another may follow.
     """
 
     # What most calls, the first attempt of which succeeds, never change stands in the class: every call makes one.
@@ -68,16 +69,18 @@ class Attempts:
         replicas, target = self._replicas, self._target
         but = self._avoid | self._never if self._count else self._never
         instance = replicas.pick(target, but)
-        if instance is not None and not self._count:
-            replicas.retry_budget(target).paid()
+        if instance is not None:
+            self._instance = instance
+            if not self._count:
+                replicas.retry_budget(target).paid()
         return instance
 
     async def next(self) -> Instance:
         """The instance to try, where there is none at once; raises the typed error when there is none in time."""
-        instance = await self._wait()
+        self._instance = await self._wait()
         if not self._count:
             self._replicas.retry_budget(self._target).paid()
-        return instance
+        return self._instance
 
     def timeout(self) -> float:
         """Seconds until the deadline; raises DeadlineExceeded when it has passed."""
@@ -85,11 +88,6 @@ class Attempts:
         if left <= 0:
             raise past_deadline(self._state)
         return left
-
-    def on(self, instance: Instance) -> Self:
-        """A context for one attempt: it counts the load, and swallows a failure after which another may follow."""
-        self._instance, self._load = instance, self._replicas.load(instance)
-        return self
 
     def hedge(self) -> Attempts | None:
         """One more attempt, beside the one that is out, at another instance; None when there must not be any.
@@ -118,19 +116,21 @@ class Attempts:
 
     def __enter__(self) -> None:
         self._asking = self._instance
-        self._load.in_flight += 1
-        if self._load.rests:
-            self._replicas.balancer.tries(self._target, self._load)
+        load = self._load = self._replicas.load(self._instance)
+        load.in_flight += 1
+        if load.rests:
+            self._replicas.balancer.tries(self._target, load)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._asking = None
-        self._load.in_flight -= 1
+        load = self._load
+        load.in_flight -= 1
         if error is None:
-            self._load.failures = 0
-            if self._load.rests:
-                self._replicas.balancer.answered(self._target, self._load)
+            load.failures = 0
+            if load.rests:
+                self._replicas.balancer.answered(self._target, load)
             metrics.attempt_ended(self._target, None)
             return False
         followed = False

@@ -61,17 +61,15 @@ class Balancer:
     def __init__(self, rng: random.Random | None = None, clock: Callable[[], float] = monotonic) -> None:
         self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
         self._clock = clock
-        self._loads: dict[str, Load] = {}
+        self.loads: dict[str, Load] = {}
+        """What is known of each instance, by its id."""
 
     def load(self, instance_id: str) -> Load:
         """The record of an instance, made when it is first asked for."""
-        load = self._loads.get(instance_id)
+        load = self.loads.get(instance_id)
         if load is None:
-            load = self._loads[instance_id] = Load()
+            load = self.loads[instance_id] = Load()
         return load
-
-    def __contains__(self, instance_id: str) -> bool:
-        return instance_id in self._loads
 
     def pick(self, agent: str, instances: Sequence[Instance], tried: Container[str]) -> Instance | None:
         """An instance of `agent` for the next attempt, or None when each is unready, ejected or tried before."""
@@ -88,7 +86,7 @@ class Balancer:
 
     def reported(self, instance_id: str, running: int) -> None:
         """The instance says that it runs so many calls, those of this process included."""
-        load = self._loads.get(instance_id)
+        load = self.loads.get(instance_id)
         if load is not None:
             load.others, load.reported_at = max(0, running - load.in_flight), self._clock()
 
@@ -129,8 +127,8 @@ class Balancer:
 
     def forget(self, known: Container[str]) -> None:
         """Drop the records of instances that are gone."""
-        for instance_id in [i for i, load in self._loads.items() if i not in known and load.in_flight == 0]:
-            del self._loads[instance_id]
+        for instance_id in [i for i, load in self.loads.items() if i not in known and load.in_flight == 0]:
+            del self.loads[instance_id]
 
     def _awake(self, agent: str, usable: list[Instance]) -> list[Instance]:
         """Those that do not rest; all of them when each does, so that there is an answer."""
@@ -138,12 +136,12 @@ class Balancer:
         return awake or usable
 
     def _rests(self, agent: str, instance: Instance) -> bool:
-        load = self._loads.get(instance.instance_id)
+        load = self.loads.get(instance.instance_id)
         rest = load.rests.get(agent) if load is not None and load.rests else None
         return rest is not None and self._clock() < rest.until
 
     def _busy(self, instance: Instance) -> int:
-        load = self._loads.get(instance.instance_id)
+        load = self.loads.get(instance.instance_id)
         if load is None:
             return 0
         counts = load.others and self._clock() - load.reported_at <= REPORT_COUNTS
@@ -155,7 +153,7 @@ class Balancer:
         info = instance.by_name.get(agent)
         if info is None or not info.ready:
             return False
-        load = self._loads.get(instance.instance_id)
+        load = self.loads.get(instance.instance_id)
         return load is None or not load.ejected
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from decimal import Decimal
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aixgo import call as ambient
 from aixgo.agent import Agent, check_name, is_ready
@@ -71,6 +71,8 @@ class BaseRuntime(ABC):
         self._max_depth = max_depth
         self._max_message_bytes = max_message_bytes
         self._running = False
+        self._now: Callable[[], float] = _loop_time
+        """The clock of deadlines; kept while the runtime is entered, as asking for the loop takes a system call."""
 
     # agents
 
@@ -265,6 +267,7 @@ class BaseRuntime(ABC):
         if self._running:
             raise WrongState("this runtime is entered already; make another one")
         self._running = True
+        self._now = asyncio.get_running_loop().time
         observe(self)
         await self._opened()
         for agent in self._agents.values():
@@ -276,6 +279,7 @@ class BaseRuntime(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
+        self._now = _loop_time
         for agent in list(self._agents.values()):
             await self._reactive.stop(agent)
         await self._closed()
@@ -290,9 +294,9 @@ class BaseRuntime(ABC):
     async def disconnect(self, name: str) -> None: ...
 
     @abstractmethod
-    async def _call_elsewhere(
+    def _call_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
-    ) -> Message: ...
+    ) -> Coroutine[Any, Any, Message]: ...
 
     @abstractmethod
     def _stream_elsewhere(
@@ -351,7 +355,8 @@ class BaseRuntime(ABC):
         session = options.session_id or message.session_id
         timed = above is None
         if above is None:
-            state = ambient.root_entry(target, DEFAULT_TIMEOUT if timeout is None else timeout, session)
+            deadline = self._now() + (DEFAULT_TIMEOUT if timeout is None else timeout)
+            state = ambient.first_entry(target, deadline, session)
         else:
             state = above.child(target)
             state.check_depth(self._max_depth)
@@ -365,11 +370,15 @@ class BaseRuntime(ABC):
 
     def _shorten(self, state: CallState, timeout: float) -> bool:
         """Let a call end earlier than what it inherits; False when the inherited deadline is the nearer."""
-        deadline = asyncio.get_running_loop().time() + timeout
+        deadline = self._now() + timeout
         if deadline >= state.deadline:
             return False
         state.deadline = deadline
         return True
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _size(payload: Payload) -> int:

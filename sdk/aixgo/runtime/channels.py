@@ -76,6 +76,11 @@ class ChannelPool:
         return len(self._channels)
 
     @property
+    def rotates(self) -> bool:
+        """Whether `generation` can ever change."""
+        return self._security.rotates
+
+    @property
     def generation(self) -> int:
         """How often what calls show to others has changed: what outlives calls is then to be opened anew."""
         return self._security.generation

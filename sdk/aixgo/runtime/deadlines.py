@@ -22,7 +22,7 @@ class Deadlines(Generic[ItemT]):
         self._loop = loop
         self._expired = expired
         self._seconds: dict[int, tuple[dict[ItemT, float], asyncio.TimerHandle]] = {}
-        self._last = 0
+        self._last, self._latest = 0, dict[ItemT, float]()
         self._timers: dict[ItemT, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
@@ -32,20 +32,17 @@ class Deadlines(Generic[ItemT]):
     def add(self, due: float, item: ItemT) -> None:
         """Watch an item."""
         second = int(due)
-        filed = self._seconds.get(second)
-        if filed is None:
-            if second <= self._loop.time():
-                self._timers[item] = self._loop.call_at(due, self._late, item)
-                return
-            filed = self._seconds[second] = {}, self._loop.call_at(second, self._begin, second)
-        if second != self._last:
-            before, self._last = self._last, second
-            self._drop_if_empty(before)
-        filed[0][item] = due
+        if second != self._last and not self._turn_to(second):
+            self._timers[item] = self._loop.call_at(due, self._late, item)
+            return
+        self._latest[item] = due
 
     def remove(self, due: float, item: ItemT) -> None:
         """Watch an item no longer that was due then; nothing when it has expired."""
         second = int(due)
+        if second == self._last:  # it is kept when it is empty, for the next call
+            self._latest.pop(item, None)
+            return
         filed = self._seconds.get(second)
         if filed is None:
             timer = self._timers.pop(item, None)
@@ -53,11 +50,23 @@ class Deadlines(Generic[ItemT]):
                 timer.cancel()
             return
         filed[0].pop(item, None)
-        if second != self._last:  # the last one is kept, for the next call
-            self._drop_if_empty(second)
+        self._drop_if_empty(second)
+
+    def _turn_to(self, second: int) -> bool:
+        """Let what is added next lie in this second; False when it has come already."""
+        filed = self._seconds.get(second)
+        if filed is None:
+            if second <= self._loop.time():
+                return False
+            filed = self._seconds[second] = {}, self._loop.call_at(second, self._begin, second)
+        before, self._last, self._latest = self._last, second, filed[0]
+        self._drop_if_empty(before)
+        return True
 
     def _begin(self, second: int) -> None:
         """A second has come: what lies in it gets timers."""
+        if second == self._last:
+            self._last = 0
         for item, due in self._seconds.pop(second)[0].items():
             self._timers[item] = self._loop.call_at(due, self._late, item)
 

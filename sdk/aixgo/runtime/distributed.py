@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from aixgo.agent import Agent
 from aixgo.call import MAX_DEPTH, CallState
@@ -130,14 +131,18 @@ class DistributedRuntime(BaseRuntime):
             yield "aixgo.instances", states[name], {"aixgo.instance.state": name}
         yield "aixgo.channels", len(self._channels), {}
 
-    async def _call_elsewhere(self, target: str, message: Message, state: CallState, options: CallOptions) -> Message:
-        self._must_be_entered(state)
-        return await self._remote.call(target, message, state, options)
+    def _call_elsewhere(
+        self, target: str, message: Message, state: CallState, options: CallOptions
+    ) -> Coroutine[Any, Any, Message]:
+        if not self._entered:
+            raise self._not_entered(state)
+        return self._remote.call(target, message, state, options)
 
     def _stream_elsewhere(
         self, target: str, message: Message, state: CallState, options: CallOptions
     ) -> AsyncGenerator[Event]:
-        self._must_be_entered(state)
+        if not self._entered:
+            raise self._not_entered(state)
         return self._remote.stream(target, message, state, options)
 
     async def _send_elsewhere(self, target: str, message: Message) -> None:
@@ -187,9 +192,8 @@ class DistributedRuntime(BaseRuntime):
         callees = {name for agent in agents for name in agent.callees()}
         self._resolver.use(callees.difference(self.own_agents))
 
-    def _must_be_entered(self, state: CallState) -> None:
-        if not self._entered:
-            raise typed(WrongState("this DistributedRuntime is not entered; use `async with runtime:`"), state)
+    def _not_entered(self, state: CallState) -> AixgoError:
+        return typed(WrongState("this DistributedRuntime is not entered; use `async with runtime:`"), state)
 
     async def _begin_to_ask(self, names: Sequence[str]) -> None:
         """Ask, in the background, a gateway and the processes at the fixed addresses of these names who lives there."""

@@ -8,7 +8,7 @@ the budget (`aixgo.call`); above it `attempts.py` and the transports, which say 
 from __future__ import annotations
 
 from aixgo.call import Budget, CallState
-from aixgo.usage import Usage
+from aixgo.usage import NO_USAGE, Usage
 
 
 class Grant:
@@ -18,15 +18,15 @@ class Grant:
     Where the call has no budget only the ledger is written.
     """
 
-    __slots__ = ("_budget", "_granted", "_ledger", "_out", "instance_id")
+    # What a call without a budget never changes stands in the class: every call makes one.
+    _granted: Budget | None = None
+    _out = False
+    instance_id = ""
+    """The instance that the attempt goes to; another that is asked what it has spent cannot know."""
 
     def __init__(self, state: CallState) -> None:
         self._ledger = state.ledger
         self._budget = state.budget
-        self._granted: Budget | None = None
-        self._out = False
-        self.instance_id = ""
-        """The instance that the attempt goes to; another that is asked what it has spent cannot know."""
 
     def offer(self, instance_id: str = "") -> Budget | None:
         """Begin an attempt at an instance: what it may spend; None when there is no limit."""
@@ -41,7 +41,8 @@ class Grant:
         if not self._out:
             return
         self._out = False
-        self._ledger.record(spent)
+        if spent is not NO_USAGE:
+            self._ledger.record(spent)
         if self._budget is not None and self._granted is not None:
             self._budget.repay(self._granted, spent)
 

@@ -14,6 +14,10 @@ _STEPS = 8
 _SMALLEST = -20
 """The first bucket holds what is below 2**-20 s, one microsecond."""
 _BUCKETS = 33 * _STEPS
+_LEAST, _MOST = 2.0**_SMALLEST, 2.0 ** (_SMALLEST + _BUCKETS // _STEPS - 1)
+"""Seconds that lie in a bucket of their own; what is shorter or longer is in the first or the last of these."""
+_ORIGIN = -(_SMALLEST + 1) * _STEPS
+"""The bucket of 0 doublings, for a fraction that begins at 0 although `frexp` gives none below 0.5."""
 
 
 class CallMetrics:
@@ -33,11 +37,11 @@ class CallMetrics:
         else:
             self.calls_failed += 1
         self._seconds += seconds
-        fraction, exponent = frexp(
-            max(seconds, 2.0**_SMALLEST)
-        )  # seconds == fraction * 2**exponent, fraction in [0.5, 1)
-        bucket = (exponent - _SMALLEST) * _STEPS + int((fraction - 0.5) * 2 * _STEPS)
-        self._buckets[min(max(bucket, 0), _BUCKETS - 1)] += 1
+        if not _LEAST <= seconds < _MOST:
+            self._buckets[_STEPS if seconds < _LEAST else -1] += 1
+            return
+        fraction, exponent = frexp(seconds)  # seconds == fraction * 2**exponent, fraction in [0.5, 1)
+        self._buckets[exponent * _STEPS + int(fraction * (2 * _STEPS)) + _ORIGIN] += 1
 
     def percentile(self, share: float) -> float:
         """The latency, in seconds, that `share` (0 to 1) of the calls stayed below; 0 before the first call."""

@@ -23,8 +23,7 @@ from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.entry import finished_reply, typed
 from aixgo.runtime.grant import Grant
 from aixgo.runtime.hedging import race
-from aixgo.runtime.instance import Instance
-from aixgo.runtime.plain import Headers, PlainTransport, Transport
+from aixgo.runtime.plain import Headers, PlainTransport
 from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.session import SessionTransport
 from aixgo.telemetry import spans
@@ -56,9 +55,9 @@ class RemoteCalls:
         self._call_ids = itertools.count(1)
         self._prefix = new_id()
 
-    async def call(
+    def call(
         self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
-    ) -> Message:
+    ) -> Coroutine[Any, Any, Message]:
         """One reply, from the instance that gave it, after as many attempts as are allowed.
 
         `trace` is passed on as it is; without it the current one is.
@@ -68,8 +67,8 @@ class RemoteCalls:
         attempts = Attempts(self.replicas, target, state, options)
         after = self._hedged_after(target, options)
         if after is None:
-            return finished_reply(await self._called(attempts, request, state, trace), state)
-        return await self._hedged_call(attempts, request, state, trace, after)
+            return self._called(attempts, request, state, trace)
+        return self._hedged_call(attempts, request, state, trace, after)
 
     def stream(
         self, target: str, message: Message, state: CallState, options: CallOptions, trace: Trace | None = None
@@ -92,12 +91,12 @@ class RemoteCalls:
                 instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(instance.instance_id), trace)
-                with attempts.on(instance):
-                    transport = self._to(instance)
+                with attempts:
+                    transport = self.transport if self.sessions is None else self.sessions.to(instance)
                     response = await transport.execute(instance.address, request, timeout, headers, grant)
                     reply = _reply(response.message, grant)
                     state.instance_id = instance.instance_id
-                    return reply
+                    return finished_reply(reply, state)
         finally:
             grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
 
@@ -110,8 +109,9 @@ class RemoteCalls:
                 instance = attempts.at_once() or await attempts.next()
                 timeout = attempts.timeout()
                 headers = self._context(request.context, state, timeout, grant.offer(instance.instance_id), trace)
-                with attempts.on(instance):
-                    events = self._to(instance).stream(instance.address, request, timeout, headers, grant)
+                with attempts:
+                    transport = self.transport if self.sessions is None else self.sessions.to(instance)
+                    events = transport.stream(instance.address, request, timeout, headers, grant)
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
                         async for event in events:
                             attempts.answered = True
@@ -203,7 +203,7 @@ class RemoteCalls:
         while True:
             instance = attempts.at_once() or await attempts.next()
             timeout = attempts.timeout()
-            with attempts.on(instance):
+            with attempts:
                 await self.transport.deliver(instance.address, request, timeout, headers)
                 return instance.instance_id
 
@@ -214,9 +214,6 @@ class RemoteCalls:
         if not after > 0:
             raise InvalidInput(f"hedge_after is {after}; give seconds, more than 0, or None not to hedge")
         return after
-
-    def _to(self, instance: Instance) -> Transport:
-        return self.transport if self.sessions is None else self.sessions.to(instance)
 
     def _context(
         self,

@@ -40,7 +40,7 @@ from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
-from aixgo.wire.session import MAX_BYTES_HEADER, CallerSession, SessionStage, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, CallerSession, turn_of
 from aixgo.wire.status import from_rpc, from_transport
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ LARGE_BYTES = 64 * 1024
 """Bytes of a request above which it goes plain, so that it holds up no other call."""
 TOLD = 8
 """Events that a reader has taken when the protocol is told, which would take as long for each as decoding it does."""
-
-Request = pb.ExecuteRequest | pb.ExecuteStreamRequest
 
 
 class TransportChoice(StrEnum):
@@ -105,7 +103,7 @@ class SessionTransport:
         """How to call an instance: over its session, which is opened if need be, or plain."""
         session = self._sessions.get(instance.address)
         if session is not None and not session.closed:
-            if session.generation == self._channels.generation:
+            if not self._channels.rotates or session.generation == self._channels.generation:
                 return session
             self._retired.add(session)
             session.retire()
@@ -124,7 +122,7 @@ class SessionTransport:
 
     def _open(self, instance: Instance) -> Session:
         pooled = self._channels.borrow(instance.address)
-        self._channels.give_back(pooled)  # each call of the session borrows it anew
+        self._channels.give_back(pooled)  # the session has it while calls are out
         loaded = partial(self._loaded, instance.instance_id)
         session = Session(instance.address, pooled, self._channels, self.plain, self._max_bytes)
         session.begin(loaded, self._ended)
@@ -149,6 +147,8 @@ class Session:
         self, address: str, pooled: PooledChannel, channels: ChannelPool, plain: PlainTransport, max_bytes: int
     ) -> None:
         self.address = address
+        self.closed = False
+        """Whether its stream has ended."""
         self.refused = False
         """Whether the process there has turned out to offer no sessions."""
         self.generation = channels.generation
@@ -166,11 +166,6 @@ class Session:
         channel: Any = pooled.channel  # its type stubs want a serializer
         session = channel.stream_stream(METHOD, None, pb.SessionResponse.FromString)
         self._stream: Any = session(metadata=((MAX_BYTES_HEADER, str(max_bytes)),))
-
-    @property
-    def closed(self) -> bool:
-        """Whether its stream has ended."""
-        return self._protocol.stage is SessionStage.CLOSED
 
     def begin(self, loaded: Callable[[int], None], ended: Callable[[Session], None]) -> None:
         """Read and write until the stream ends. `loaded` is told how many calls run there, `ended` of the end."""
@@ -193,10 +188,11 @@ class Session:
         self, address: str, request: pb.ExecuteRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> Reply:
         """One call. When it is cancelled, what the callee has spent is settled with `grant`."""
-        if request.ByteSize() > LARGE_BYTES:
+        encoded = request.SerializeToString()
+        if len(encoded) > LARGE_BYTES:
             return await self._plain.execute(address, request, timeout, headers, grant)
         answer: asyncio.Future[pb.Frame] = self._loop.create_future()
-        number, due = self._open(request, answer, timeout, stream=False)
+        number, due = self._open(encoded, answer, timeout, stream=False)
         try:
             frame = await answer
         except _NotOffered:
@@ -217,15 +213,22 @@ class Session:
         self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
     ) -> AsyncGenerator[Event]:
         """The events of one call; the last one is the Result. One that breaks off raises TransportFailed."""
-        if request.ByteSize() > LARGE_BYTES:
+        encoded = request.SerializeToString()
+        if len(encoded) > LARGE_BYTES:
             return self._plain.stream(address, request, timeout, headers, grant)
-        return self._events(address, request, timeout, headers, grant)
+        return self._events(address, request, encoded, timeout, headers, grant)
 
     async def _events(
-        self, address: str, request: pb.ExecuteStreamRequest, timeout: float, headers: Headers | None, grant: Grant
+        self,
+        address: str,
+        request: pb.ExecuteStreamRequest,
+        encoded: bytes,
+        timeout: float,
+        headers: Headers | None,
+        grant: Grant,
     ) -> AsyncGenerator[Event]:
         inbox = _Inbox(self._loop)
-        number, due = self._open(request, inbox, timeout, stream=True)
+        number, due = self._open(encoded, inbox, timeout, stream=True)
         path = likely = (*request.context.agent_path, request.agent)
         taken = 0
         try:
@@ -253,11 +256,12 @@ class Session:
             finally:
                 self._closed(number, due)
 
-    def _open(self, request: Request, waiting: _Waiting, timeout: float, *, stream: bool) -> tuple[int, float]:
+    def _open(self, request: bytes, waiting: _Waiting, timeout: float, *, stream: bool) -> tuple[int, float]:
         number = self._protocol.open(request, stream=stream)
         self._waiting[number] = waiting
+        if self._calls == 0:
+            self._pooled.calls += 1
         self._calls += 1
-        self._pooled.calls += 1
         self._frames.set()
         due = self._loop.time() + timeout
         self._deadlines.add(due, number)
@@ -265,11 +269,12 @@ class Session:
 
     def _closed(self, number: int, due: float) -> None:
         self._deadlines.remove(due, number)
-        self._channels.give_back(self._pooled)
         self._calls -= 1
-        self._end_if_done()
-        if self._protocol.drained:
-            self._frames.set()
+        if self._calls == 0:
+            self._channels.give_back(self._pooled)
+            self._end_if_done()
+            if self._protocol.drained:
+                self._frames.set()
 
     def _end_if_done(self) -> None:
         if self._retired and self._calls == 0:
@@ -318,6 +323,7 @@ class Session:
             why = partial(self._lost, f"the session ended: {error.message}")
         self._stream.cancel()
         writer.cancel()
+        self.closed = True
         for number, accepted in self._protocol.closed(clean=clean).items():
             waiting = self._waiting.pop(number, None)
             if waiting is not None and not waiting.done():
@@ -353,16 +359,16 @@ class Session:
             inbox = self._waiting[number]
             if isinstance(inbox, _Inbox):
                 inbox.add(frame.event)
+        elif kind and number:
+            waiting = self._waiting.pop(number)
+            if not waiting.done():
+                waiting.set_result(frame)
         elif kind == "load":
             self._loaded(frame.load.running)
         elif kind == "drain":
             self._frames.set()
-        elif kind == "error" and number == 0:
+        elif kind == "error":
             raise decode_error(frame.error)
-        elif number and kind:
-            waiting = self._waiting.pop(number)
-            if not waiting.done():
-                waiting.set_result(frame)
 
     def _left(self, accepted: bool) -> Exception:
         """The callee has ended the session in good order."""

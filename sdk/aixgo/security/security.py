@@ -42,20 +42,23 @@ class Security:
     def __init__(self, settings: SecuritySettings | None = None, *, clock: Callable[[], float] = monotonic) -> None:
         self.settings = settings or SecuritySettings()
         told = self.settings
+        self.authenticates = told.authenticates
+        """Whether callers must say who they are."""
+        self._open = not told.authenticates and told.allow_callers is None
         self._certificates = Certificates(told, clock=clock) if told.tls else None
         self._known = None if told.tokens_file is None else KnownTokens(told.tokens_file, clock=clock)
         self._refused: set[str] = set()
         self._own = OwnToken(told.token, told.token_file, clock=clock) if told.shows_token else None
 
     @property
-    def authenticates(self) -> bool:
-        """Whether callers must say who they are."""
-        return self.settings.authenticates
-
-    @property
     def asks_for_certificates(self) -> bool:
         """Whether nobody gets a connection without a certificate that the CAs have signed."""
         return self.settings.tls_mode is TlsMode.MTLS
+
+    @property
+    def rotates(self) -> bool:
+        """Whether this process shows others anything that can change."""
+        return self._certificates is not None or self._own is not None
 
     @property
     def generation(self) -> int:
@@ -105,7 +108,7 @@ class Security:
 
         `allowed` are the patterns of the agent's own `allow_callers`; None lets everybody call whom this process lets.
         """
-        if not self.authenticates and allowed is None and self.settings.allow_callers is None:
+        if allowed is None and self._open:
             return
         if not caller.known:
             raise Unauthenticated(self._how_to())

@@ -97,6 +97,7 @@ class OwnAgents:
 
     def __init__(self, runtime: BaseRuntime, instance_id: str = "") -> None:
         self._runtime = runtime
+        self._agents = runtime.own_agents  # as they come and go
         self._instance_id = instance_id
 
     @property
@@ -108,10 +109,10 @@ class OwnAgents:
         return spans.enabled()
 
     def infos(self) -> tuple[AgentInfo, ...]:
-        return tuple(describe_agent(agent) for name, agent in self._runtime.own_agents.items() if "/" not in name)
+        return tuple(describe_agent(agent) for name, agent in self._agents.items() if "/" not in name)
 
     def allowed_callers(self, name: str) -> Sequence[str] | None:
-        agent = self._runtime.own_agents.get(name.partition("/")[0])  # unnamed members are their parent's
+        agent = self._agents.get(name.partition("/")[0] if "/" in name else name)  # unnamed members are their parent's
         return None if agent is None else agent.allow_callers
 
     def accept(self, name: str) -> None:
@@ -120,12 +121,11 @@ class OwnAgents:
 
     def call(self, call: IncomingCall, state: CallState) -> Awaitable[Message]:
         serves(call.call_id)
-        agent = self._runtime.own_agents[call.agent]
-        return self._runtime.queues.execute(agent, call.message, state, self._instance_id)
+        return self._runtime.queues.execute(self._agents[call.agent], call.message, state, self._instance_id)
 
     def stream(self, call: IncomingCall, state: CallState) -> AsyncGenerator[Event]:
         serves(call.call_id)
-        agent = self._runtime.own_agents[call.agent]
+        agent = self._agents[call.agent]
         return self._runtime.queues.events(agent, call.message, state, instance_id=self._instance_id)
 
     async def deliver(self, name: str, letter: Letter) -> str:
@@ -134,9 +134,9 @@ class OwnAgents:
         return ""
 
     def _find(self, name: str) -> Agent:
-        agent = self._runtime.own_agents.get(name)
+        agent = self._agents.get(name)
         if agent is None:
-            known = ", ".join(sorted(name for name in self._runtime.own_agents if "/" not in name)) or "none"
+            known = ", ".join(sorted(name for name in self._agents if "/" not in name)) or "none"
             fields = {"agent": name}
             raise refused(AgentNotFound(f"no agent named {name!r} lives here; here: {known}", fields=fields))
         return agent

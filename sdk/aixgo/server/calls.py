@@ -51,18 +51,11 @@ class RunningCall:
     spend; the budget of `state`, when it begins, is what it has left of that.
     """
 
-    __slots__ = (
-        "_budget",
-        "_call_id",
-        "_deadline",
-        "_granted",
-        "_server",
-        "cancelled",
-        "ended",
-        "late",
-        "state",
-        "task",
-    )
+    # How every call begins, and most end, stands in the class.
+    task: asyncio.Task[object] | None = None
+    cancelled = False
+    late = False
+    ended: asyncio.Event | None = None
 
     def __init__(self, server: CallServer, call_id: str, state: CallState, granted: Budget | None) -> None:
         self._server = server
@@ -70,33 +63,32 @@ class RunningCall:
         self._granted = granted
         self._budget = state.budget  # kept, because an agent may narrow its own
         self._deadline = state.deadline
-        self.task: asyncio.Task[object] | None = None
         self.state = state
-        self.cancelled = False
-        self.late = False
-        self.ended: asyncio.Event | None = None
 
     def __enter__(self) -> Self:
-        self.task = asyncio.current_task(self._server.loop)
-        self._server.deadlines.add(self._deadline, self)
-        self._call_id = self._server.entered(self._call_id, self)
+        server = self._server
+        self.task = asyncio.current_task(server.loop)
+        server.deadlines.add(self._deadline, self)
+        self._call_id = server.entered(self._call_id, self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.deadlines.remove(self._deadline, self)
-        self._server.left(self._call_id)
-        self.close_budget()
+        server, ledger = self._server, self.state.ledger
+        server.deadlines.remove(self._deadline, self)
+        server.left(self._call_id)
+        if self._granted is not None:
+            self.close_budget()
         if self.ended is not None:
             self.ended.set()
         if self.task is not None and (self.late or self.cancelled):
             self.task.uncancel()
         if isinstance(error, AixgoError):
-            error.usage = self.state.ledger.usage
+            error.usage = ledger.usage
         # Its Cancel may be on the way however it ended: the RPC was cancelled while the reply was being sent.
-        if error is not None or self._budget is not None or self.state.ledger.usage is not NO_USAGE:
-            self._server.remember(self._call_id, self.state.ledger.usage)
+        if error is not None or self._budget is not None or ledger.usage is not NO_USAGE:
+            server.remember(self._call_id, ledger.usage)
         if not isinstance(error, asyncio.CancelledError):
             return
         if self.late:
@@ -121,7 +113,8 @@ class RunningCall:
 
     def finished(self, reply: Message) -> Message:
         """`reply`, which ends the call, with all that was spent."""
-        self.close_budget()
+        if self._granted is not None:
+            self.close_budget()
         return reply if reply.usage is self.state.ledger.usage else finished_reply(reply, self.state)
 
     def usage_so_far(self) -> Usage:
@@ -310,8 +303,9 @@ class CallServer:
         if not call_id or call_id in self._running:
             self._unnamed += 1
             call_id = f"#{self._unnamed}"
+        if not self._running:
+            self._idle.clear()
         self._running[call_id] = running
-        self._idle.clear()
         return call_id
 
     def left(self, call_id: str) -> None:
@@ -354,4 +348,4 @@ def _refusal(reason: str, error: AixgoError) -> AixgoError:
 
 def _own_id(caller: Caller, call_id: str) -> str:
     """What a call is known by: ids are the callers' to choose, so nobody can use those of another."""
-    return f"{caller} {call_id}" if call_id and caller.known else call_id
+    return f"{caller} {call_id}" if caller.names and call_id else call_id

@@ -58,14 +58,15 @@ def read_call(request: Request, timeout: float | None = None, trace: Trace = NO_
 
     Raises InvalidInput, InvalidMessage and MessageTooLarge, naming the field.
     """
-    check_named(request.agent)
-    inherited = request.context
+    agent, inherited, message = request.agent, request.context, request.message
+    check_named(agent)
     check_inherited(inherited)
-    check_message(request.message)
-    said = min(inherited.timeout_ms / 1000, MAX_TIMEOUT) if inherited.timeout_ms > 0 else DEFAULT_TIMEOUT
+    check_message(message)
+    milliseconds = inherited.timeout_ms
+    said = min(milliseconds / 1000, MAX_TIMEOUT) if milliseconds > 0 else DEFAULT_TIMEOUT
     return IncomingCall(
-        request.agent,
-        decode_message(request.message, usage_counts=False),
+        agent,
+        decode_message(message, usage_counts=False),
         inherited.call_id,
         said if timeout is None else min(timeout, said),
         inherited.depth,
@@ -80,35 +81,41 @@ def check_named(agent: str) -> None:
     """Raise InvalidInput when a request names no agent, or nothing that could be one."""
     if not agent:
         raise InvalidInput("agent is empty; name the agent to call")
-    _check_length("agent", agent, MAX_NAME)
+    if len(agent) > MAX_NAME:
+        raise _too_long("agent", agent, MAX_NAME)
 
 
 def check_message(message: types_pb2.Message) -> None:
     """Raise InvalidInput when the names that a message has of itself are too long to be kept, and MessageTooLarge when
     its metadata is.
     """
-    _check_length("message.id", message.id, MAX_ID)
-    _check_length("message.session_id", message.session_id, MAX_SESSION_ID)
+    if len(message.id) > MAX_ID:
+        raise _too_long("message.id", message.id, MAX_ID)
+    if len(message.session_id) > MAX_SESSION_ID:
+        raise _too_long("message.session_id", message.session_id, MAX_SESSION_ID)
     check_metadata_bytes(message.metadata)
 
 
 def check_inherited(context: types_pb2.CallContext) -> None:
     """Raise InvalidInput when what a call inherits is longer than any honest caller's."""
-    _check_length("context.call_id", context.call_id, MAX_ID)
-    _check_length("context.session_id", context.session_id, MAX_SESSION_ID)
+    if len(context.call_id) > MAX_ID:
+        raise _too_long("context.call_id", context.call_id, MAX_ID)
+    if len(context.session_id) > MAX_SESSION_ID:
+        raise _too_long("context.session_id", context.session_id, MAX_SESSION_ID)
     path = context.agent_path
     if path:
         if len(path) > MAX_PATH:
             raise InvalidInput(f"context.agent_path has {len(path)} names; at most {MAX_PATH} are allowed")
-        _check_length("context.agent_path", "".join(path), MAX_PATH_TEXT)
+        if len(names := "".join(path)) > MAX_PATH_TEXT:
+            raise _too_long("context.agent_path", names, MAX_PATH_TEXT)
     if context.traceparent:
         for part in ("traceparent", "tracestate", "baggage"):
-            _check_length(f"context.{part}", getattr(context, part), MAX_TRACE)
+            if len(value := getattr(context, part)) > MAX_TRACE:
+                raise _too_long(f"context.{part}", value, MAX_TRACE)
 
 
-def _check_length(field: str, value: str, limit: int) -> None:
-    if len(value) > limit:
-        raise InvalidInput(f"{field} has {len(value)} characters; at most {limit} are allowed")
+def _too_long(field: str, value: str, limit: int) -> InvalidInput:
+    return InvalidInput(f"{field} has {len(value)} characters; at most {limit} are allowed")
 
 
 def fill_reply(out: types_pb2.Message, reply: Message, agent: str, path: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from aixgo.server.calls import CallServer
 from aixgo.server.incoming import fill_reply, read_call
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
+from aixgo.v1 import types_pb2
 from aixgo.wire.codec import encode_error, event_bytes
 from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, check_frames, turn_of
 from aixgo.wire.status import abort
@@ -90,7 +91,7 @@ class ServedSession:
         self._caller = caller
         self._peer = stream.peer() if calls.reads_peers else ""
         self._protocol = CalleeSession(max_bytes)
-        self._tasks: dict[int, tuple[asyncio.Task[None], str]] = {}
+        self._tasks: dict[int, tuple[asyncio.Task[None], pb.OpenFrame]] = {}
         self._cancels: set[asyncio.Task[None]] = set()
         self._served = 0
         self._loop = asyncio.get_running_loop()
@@ -171,8 +172,8 @@ class ServedSession:
             if len(self._tasks) >= self._calls.limit:
                 self._fail(number, self._calls.full())
                 return
-            task = self._loop.create_task(self._serve(number, frame.open))
-            self._tasks[number] = task, frame.open.context.call_id
+            opening = frame.open
+            self._tasks[number] = self._loop.create_task(self._serve(number, opening)), opening
         elif kind == "cancel" and number in self._tasks:
             cancel = self._loop.create_task(self._cancel(number, *self._tasks[number]))
             self._cancels.add(cancel)
@@ -189,9 +190,9 @@ class ServedSession:
             self._served += 1
             try:
                 if opening.stream:
-                    await self._serve_stream(number, opening, call)
+                    await self._serve_stream(number, call)
                 else:
-                    self._reply(number, opening, await self._calls.serve(call))
+                    self._reply(number, call, await self._calls.serve(call))
             finally:
                 self._served -= 1
         except AixgoError as error:
@@ -219,12 +220,12 @@ class ServedSession:
             raise self._calls.full() from error
         call.timeout -= self._loop.time() - since
 
-    async def _serve_stream(self, number: int, opening: pb.OpenFrame, call: IncomingCall) -> None:
+    async def _serve_stream(self, number: int, call: IncomingCall) -> None:
         protocol, frames = self._protocol, self._frames
         async with aclosing(self._calls.serve_stream(call)) as events:
             async for event in events:
                 if isinstance(event, Result):
-                    self._reply(number, opening, event.message)
+                    self._reply(number, call, event.message)
                     continue
                 if not protocol.may_send(number) or protocol.outbox.bytes > MAX_BACKLOG:
                     try:
@@ -234,24 +235,23 @@ class ServedSession:
                 protocol.event(number, event_bytes(event))
                 frames.set()
 
-    def _reply(self, number: int, opening: pb.OpenFrame, reply: Message) -> None:
-        frame = pb.Frame(call=number)
-        path = opening.context.agent_path
-        frame.result.SetInParent()
-        fill_reply(frame.result.message, reply, opening.agent, path)
+    def _reply(self, number: int, call: IncomingCall, reply: Message) -> None:
+        message = types_pb2.Message()
+        fill_reply(message, reply, call.agent, call.path)
         try:
-            self._protocol.end(frame)
+            self._protocol.result(number, message.SerializeToString())
         except MessageTooLarge as error:
-            error.agent_path, error.usage = (*path, opening.agent), reply.usage
+            error.agent_path, error.usage = (*call.path, call.agent), reply.usage
             raise
         self._frames.set()
 
     def _fail(self, number: int, error: AixgoError) -> None:
-        self._protocol.end(pb.Frame(call=number, error=encode_error(error)))
+        self._protocol.fail(number, encode_error(error))
         self._frames.set()
 
-    async def _cancel(self, number: int, task: asyncio.Task[None], call_id: str) -> None:
+    async def _cancel(self, number: int, task: asyncio.Task[None], opening: pb.OpenFrame) -> None:
         """Stop a call; one that does not stop is answered all the same, with what it may have spent."""
+        call_id = opening.context.call_id
         usage = await self._calls.cancel(call_id, self._caller) if call_id else None
         if number not in self._protocol:
             return

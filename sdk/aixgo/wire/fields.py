@@ -17,6 +17,10 @@ def header(key: int, size: int) -> bytes:
 
 def varint(number: int) -> bytes:
     """A whole number, 0 or more: seven bits a byte, the lowest first; the eighth bit says that more bytes follow."""
+    if number < 1 << 14:
+        return bytes((number,)) if number < 1 << 7 else bytes((number & 127 | 128, number >> 7))
+    if number < 1 << 21:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)

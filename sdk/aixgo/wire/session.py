@@ -60,8 +60,10 @@ FRAMING = 64
 
 _FRAMES = 1 << 3 | 2
 """The key of `frames` in SessionRequest and SessionResponse: field 1, length-delimited."""
-_CALL, _EVENT = b"\x08", 3 << 3 | 2
-"""The keys of `call` (field 1, varint) and `event` (field 3, length-delimited) in Frame."""
+_CALL, _OPEN, _EVENT, _RESULT = b"\x08", 2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2
+"""The keys of `call` (field 1, varint), `open`, `event` and `result` (fields 2 to 4, length-delimited) in Frame."""
+_MESSAGE = 1 << 3 | 2
+"""The key of `message` in Result: field 1, length-delimited."""
 _HEADER = 5
 """Bytes of the longest header of a frame."""
 _FROM_CALLER = frozenset(("open", "cancel", "credit"))
@@ -85,21 +87,21 @@ class SessionStage(Enum):
     CLOSED = 3
 
 
+_RUNNING, _ENDED = SessionStage.RUNNING, CallStage.ENDED  # a member of an Enum is looked up each time it is named
+
+
 class OpenCall:
     """One call on a session. `credit`: events that may still come; `taken`: its OpenFrame is on its way.
 
     `begins` is how the callee's frames of a stream begin: with its number.
     """
 
-    __slots__ = ("begins", "consumed", "credit", "stage", "stream", "taken")
-
-    def __init__(self, *, stream: bool, credit: int) -> None:
-        self.stage = CallStage.OPEN
-        self.stream = stream
-        self.credit = credit
-        self.consumed = 0
-        self.taken = False
-        self.begins = b""
+    # How every call begins, and most of it stays so for those that are no streams, stands in the class.
+    stage = CallStage.OPEN
+    credit = 0
+    consumed = 0
+    taken = False
+    begins = b""
 
 
 class Outbox:
@@ -147,7 +149,7 @@ class Outbox:
             frames.popleft()
             self.bytes -= size
             if opens is not None:
-                if opens.stage is CallStage.ENDED:  # withdrawn before anybody saw it
+                if opens.stage is _ENDED:  # withdrawn before anybody saw it
                     continue
                 opens.taken = True
             room -= size + _HEADER
@@ -181,20 +183,19 @@ class CallerSession:
         """Whether there is nothing more to say: the callee drains, and every call has ended."""
         return self.stage is SessionStage.DRAINING and not self._calls and not self.outbox
 
-    def open(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, *, stream: bool) -> int:
-        """Open a call and return its number. Raises InstanceDraining, WrongState, MessageTooLarge."""
-        if self.stage is not SessionStage.RUNNING:
+    def open(self, request: bytes, *, stream: bool) -> int:
+        """Open a call and return its number. Raises InstanceDraining, WrongState, MessageTooLarge.
+
+        `request` is an encoded ExecuteRequest or ExecuteStreamRequest: an OpenFrame has the same fields, and two more.
+        """
+        if self.stage is not _RUNNING:
             raise _refusal(self.stage)
         number = self._last + 1
-        call = OpenCall(stream=stream, credit=self._window if stream else 0)
-        frame = pb.Frame(call=number)
-        opening = frame.open
-        opening.agent = request.agent
-        opening.message.CopyFrom(request.message)
-        opening.context.CopyFrom(request.context)
+        call = OpenCall()
         if stream:
-            opening.stream, opening.credit = True, self._window
-        self.outbox.put(frame, call)
+            call.credit = self._window
+            request += pb.OpenFrame(stream=True, credit=self._window).SerializeToString()
+        self.outbox.put_encoded(_CALL + varint(number) + header(_OPEN, len(request)) + request, call)
         self._calls[number] = call
         self._last = number
         return number
@@ -252,7 +253,7 @@ class CallerSession:
         if kind == "event":
             return self._event(number, call)
         del self._calls[number]
-        call.stage = CallStage.ENDED
+        call.stage = _ENDED
         return kind
 
     def closed(self, *, clean: bool) -> dict[int, bool]:
@@ -342,13 +343,21 @@ class CalleeSession:
         self.outbox.put_encoded(call.begins + header(_EVENT, len(event)) + event)
         call.credit -= 1
 
-    def end(self, frame: pb.Frame) -> None:
-        """End a call with a frame that holds its result or error; only the first counts. Raises MessageTooLarge."""
-        call = self._calls.get(frame.call)
+    def result(self, number: int, message: bytes) -> None:
+        """End a call with its reply, an encoded Message; only the first end counts. Raises MessageTooLarge."""
+        reply = header(_MESSAGE, len(message)) + message
+        self._end(number, _CALL + varint(number) + header(_RESULT, len(reply)) + reply)
+
+    def fail(self, number: int, error: types_pb2.Error) -> None:
+        """End a call with its error; only the first end counts. Raises MessageTooLarge."""
+        self._end(number, pb.Frame(call=number, error=error).SerializeToString())
+
+    def _end(self, number: int, frame: bytes) -> None:
+        call = self._calls.get(number)
         if call is not None:
-            self.outbox.put(frame)
-            call.stage = CallStage.ENDED
-            del self._calls[frame.call]
+            self.outbox.put_encoded(frame)
+            call.stage = _ENDED
+            del self._calls[number]
 
     def load(self, running: int, limit: int) -> None:
         """Say how busy the instance is."""
@@ -380,9 +389,9 @@ class CalleeSession:
         if opening.credit > MAX_CREDIT:
             raise _misused(f"call {number} grants {opening.credit} events; at most {MAX_CREDIT} are allowed")
         self._last = number
-        call = self._calls[number] = OpenCall(stream=opening.stream, credit=opening.credit if opening.stream else 0)
-        if call.stream:
-            call.begins = _CALL + varint(number)
+        call = self._calls[number] = OpenCall()
+        if opening.stream:
+            call.credit, call.begins = opening.credit, _CALL + varint(number)
         return "open"
 
     def _credit(self, call: OpenCall, events: int) -> str:

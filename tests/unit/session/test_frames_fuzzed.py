@@ -107,7 +107,7 @@ def test_a_callee_never_sends_beyond_the_credit_that_hostile_frames_can_grant(
 @given(st.binary(max_size=300))
 def test_any_bytes_of_a_callee_are_taken_by_the_caller_or_end_the_session_typed(data: bytes) -> None:
     caller = CallerSession(MAX_BYTES)
-    number = caller.open(pb.ExecuteRequest(agent="a"), stream=False)
+    number = caller.open(pb.ExecuteRequest(agent="a").SerializeToString(), stream=False)
     caller.outbox.take()
     try:
         for frame in pb.SessionResponse.FromString(data).frames:

@@ -57,7 +57,7 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: not self.over)
     @rule(stream=st.booleans())
     def open(self, stream: bool) -> None:
-        request = pb.ExecuteRequest(agent="a", message={"text": "x" * 20})
+        request = pb.ExecuteRequest(agent="a", message={"text": "x" * 20}).SerializeToString()
         if self.caller.stage is SessionStage.DRAINING:
             with pytest.raises(InstanceDraining):
                 self.caller.open(request, stream=stream)
@@ -141,7 +141,10 @@ class Sessions(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, ok: bool) -> None:
         number = self.pick(data, list(self.running))
         self.running.discard(number)
-        self.callee.end(pb.Frame(call=number, result={}) if ok else pb.Frame(call=number, error={"code": 2}))
+        if ok:
+            self.callee.result(number, b"")
+        else:
+            self.callee.fail(number, types_pb2.Error(code=2))
 
     @precondition(lambda self: not self.over)
     @rule()
@@ -207,7 +210,7 @@ class Sessions(RuleBasedStateMachine):
                 self.callee_reads()
             for number in list(self.running):
                 self.running.discard(number)
-                self.callee.end(pb.Frame(call=number, result={}))
+                self.callee.result(number, b"")
             while self.back:
                 self.caller_reads()
         assert all(call.outcome for call in self.calls.values())
@@ -258,7 +261,7 @@ FRAMES = st.builds(
 @given(st.lists(FRAMES, max_size=30))
 def test_a_hostile_peer_ends_its_own_session_and_leaves_no_call_behind(frames: list[pb.Frame]) -> None:
     callee, caller = CalleeSession(MAX), CallerSession(MAX)
-    caller.open(pb.ExecuteRequest(agent="a"), stream=True)
+    caller.open(pb.ExecuteRequest(agent="a").SerializeToString(), stream=True)
     for session in (callee, caller):
         try:
             for frame in frames:

@@ -11,8 +11,8 @@ from aixgo.wire.session import MAX_CREDIT, CalleeSession, CallerSession, Session
 MAX = 10_000
 
 
-def request(text: str = "x") -> pb.ExecuteRequest:
-    return pb.ExecuteRequest(agent="a", message={"text": text}, context={"call_id": "id"})
+def request(text: str = "x") -> bytes:
+    return pb.ExecuteRequest(agent="a", message={"text": text}, context={"call_id": "id"}).SerializeToString()
 
 
 def opened(number: int, *, credit: int = 2, stream: bool = True) -> pb.Frame:
@@ -25,6 +25,10 @@ def event(number: int, text: str = "e") -> pb.Frame:
 
 def result(number: int, text: str = "") -> pb.Frame:
     return pb.Frame(call=number, result=types_pb2.Result(message={"text": text}))
+
+
+def reply(text: str = "") -> bytes:
+    return types_pb2.Message(text=text).SerializeToString()
 
 
 def taken(session: CallerSession | CalleeSession, limit: int = MAX) -> list[pb.Frame]:
@@ -204,8 +208,8 @@ class TestCallee:
     def test_a_terminal_frame_needs_no_credit_and_only_the_first_one_counts(self) -> None:
         callee = CalleeSession(MAX)
         callee.receive(opened(1, credit=0))
-        callee.end(result(1, "first"))
-        callee.end(pb.Frame(call=1, error=types_pb2.Error(code=2)))
+        callee.result(1, reply("first"))
+        callee.fail(1, types_pb2.Error(code=2))
         callee.event(1, types_pb2.Event().SerializeToString())
         assert [frame.result.message.text for frame in taken(callee)] == ["first"]
 
@@ -216,13 +220,13 @@ class TestCallee:
         assert callee.receive(pb.Frame(call=1, cancel=pb.CancelFrame())) == ""
         assert callee.may_send(1)  # or its agent would wait for ever
         callee.event(1, types_pb2.Event().SerializeToString())
-        callee.end(pb.Frame(call=1, error=types_pb2.Error(code=1)))
+        callee.fail(1, types_pb2.Error(code=1))
         assert kinds(taken(callee)) == ["error"]
 
     def test_frames_for_ended_calls_are_dropped(self) -> None:
         callee = CalleeSession(MAX)
         callee.receive(opened(1))
-        callee.end(result(1))
+        callee.result(1, reply())
         assert callee.receive(pb.Frame(call=1, cancel=pb.CancelFrame())) == ""
         assert callee.receive(pb.Frame(call=1, credit=pb.CreditFrame(events=9))) == ""
 
@@ -237,10 +241,10 @@ class TestCallee:
         callee = CalleeSession(500)
         callee.receive(opened(1))
         with pytest.raises(MessageTooLarge):
-            callee.end(result(1, "x" * 500))
+            callee.result(1, reply("x" * 500))
         with pytest.raises(MessageTooLarge):
             callee.event(1, types_pb2.Event(delta={"text": "x" * 500}).SerializeToString())
-        callee.end(pb.Frame(call=1, error=types_pb2.Error(code=8)))
+        callee.fail(1, types_pb2.Error(code=8))
         assert kinds(taken(callee)) == ["error"]
 
     @pytest.mark.parametrize(
