@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Token
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, cast
 
@@ -23,6 +24,9 @@ from aixgo.telemetry.endings import ending
 from aixgo.telemetry.secrets import scrub
 from aixgo.telemetry.spans import NO_SPAN, OFF, USER, Attributes, Kind, Span
 
+NOTHING = Context()
+CALLERS = 256
+"""Spans of callers that are kept as contexts: one span calls more than once, and contexts cannot be changed."""
 _MAX_DESCRIPTION = 500
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _KINDS: Mapping[str, trace.SpanKind] = {kind.name.lower(): kind for kind in trace.SpanKind}
@@ -36,6 +40,7 @@ class Recorder:
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
         self._whole = type(getattr(tracer, "sampler", None)).__name__ in _WHOLE
+        self._by_caller = lru_cache(CALLERS)(self._called)
 
     def span(self, name: str, attributes: Attributes, *, attach: bool, kind: Kind) -> AbstractContextManager[Span]:
         if self._left_out(trace.get_current_span()):
@@ -52,8 +57,9 @@ class Recorder:
 
     def inject(self) -> tuple[str, str, str]:
         context = get_current()
-        carried = _baggage(context) if baggage.get_all(context) else ""
         span = trace.get_current_span(context)
+        only_span = len(context) == 1 and span is not trace.INVALID_SPAN
+        carried = "" if only_span or not baggage.get_all(context) else _baggage(context)
         if type(span) is _LeftOut:
             return span.traceparent, "", carried
         within = span.get_span_context()
@@ -63,10 +69,11 @@ class Recorder:
 
     def attached(self, traceparent: str, tracestate: str, baggage: str) -> AbstractContextManager[object]:
         above = get_current()
-        within = None if tracestate or baggage else self._caller(traceparent)
-        if within is None:
+        if tracestate or baggage:
             return _Within(_extract(above, traceparent, tracestate, baggage))
-        return _Within(trace.set_span_in_context(within, above))
+        if not above:
+            return _Within(self._by_caller(traceparent))
+        return _Within(self._called(traceparent, above))
 
     def _begun(
         self, name: str, attributes: Attributes, *, attach: bool, kind: Kind, link: str | None = None
@@ -95,15 +102,16 @@ class Recorder:
         context = span.get_span_context()
         return self._whole and context.is_valid and not context.trace_flags.sampled
 
-    def _caller(self, traceparent: str) -> NonRecordingSpan | None:
-        """The caller's span; None for what is not plainly one."""
+    def _called(self, traceparent: str, above: Context = NOTHING) -> Context:
+        """The context of a call, inside that of this process: its caller's span is the current one."""
         plain = _TRACEPARENT.fullmatch(traceparent)
         if plain is None:
-            return None
+            return _extract(above, traceparent, "", "")
         flags = TraceFlags(int(plain[3], 16))
-        if self._whole and not flags & TraceFlags.SAMPLED:  # what its property says, in a third of the time
-            return _LeftOut(traceparent)
-        return NonRecordingSpan(SpanContext(int(plain[1], 16), int(plain[2], 16), is_remote=True, trace_flags=flags))
+        if self._whole and not flags.sampled:
+            return trace.set_span_in_context(_LeftOut(traceparent), above)
+        context = SpanContext(int(plain[1], 16), int(plain[2], 16), is_remote=True, trace_flags=flags)
+        return trace.set_span_in_context(NonRecordingSpan(context), above)
 
 
 class _LeftOut(NonRecordingSpan):
