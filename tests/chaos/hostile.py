@@ -2,9 +2,9 @@
 
     python -m tests.chaos.hostile --minutes 10 --seed 1
 
-Two fleets, one in plain text and one with mTLS, serve good callers all the while. Each round makes every attack on
-every port it fits, over connections of their own. Ends with 1 when a promise broke: a process ended, an answer was
-untyped or leaked, something hung, a good caller failed, or memory grew from round to round.
+Two fleets, one in plain text and one with mTLS, serve good callers, in processes of their own, all the while. Each
+round makes every attack on every port it fits, over connections of their own. Ends with 1 when a promise broke: a
+process ended, an answer was untyped or leaked, something hung, a good caller failed, or memory grew by the round.
 """
 
 from __future__ import annotations
@@ -20,16 +20,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 import grpc.aio
-from aixgo import DistributedRuntime
-from aixgo.errors import AixgoError, DeadlineExceeded
 from aixgo.runtime.channels import channel_options
 from aixgo.security.security import Security
 
-from tests.chaos.lag import LoopLag
+from tests.chaos.good_callers import GoodCallers, Served
 from tests.chaos.outcomes import Book, Outcomes
 from tests.chaos.raw_attacks import RAW, IdleConnections, raw_attack, slow_reader
 from tests.chaos.registry_attacks import CONTROL_PLANE
@@ -48,76 +44,8 @@ GROWTH = 64 * 1024 * 1024
 """Bytes by which a process may be larger after the last round than after the first."""
 CEILING = 1024 * 1024 * 1024
 """Bytes that no process may ever hold."""
-GOOD_DEADLINE = 30.0
-STOOD_STILL = GOOD_DEADLINE / 2
-"""Seconds of a good caller's deadline that its own event loop may have stood still, before it is that which failed."""
 DEFECTS = ("in aixgo", "never retrieved", "MemoryError", "RecursionError")
 """What only defects write into a log."""
-
-
-@dataclass
-class Served:
-    """What became of good callers."""
-
-    ok: int = 0
-    failed: Counter[str] = field(default_factory=Counter[str])
-    stood_still: int = 0
-    slowest: float = 0.0
-
-
-class GoodCallers:
-    """Calls that nobody may keep from being answered, one after another, for as long as the `async with` lasts."""
-
-    def __init__(self, served: Served, runtime: DistributedRuntime, lag: LoopLag, attacks: Counter[str]) -> None:
-        self._served, self._runtime = served, runtime
-        self._lag, self._attacks = lag, attacks
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        async with asyncio.timeout(60):
-            while not await self._answered():  # noqa: ASYNC110  # the fleet is still finding itself
-                await asyncio.sleep(0.1)
-        self._task = asyncio.create_task(self._work())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        if self._task is not None:
-            await self._task
-
-    async def _answered(self) -> bool:
-        try:
-            await self._runtime.call("shout", "first", timeout=GOOD_DEADLINE)
-        except AixgoError:
-            return False
-        return True
-
-    async def _work(self) -> None:
-        while not self._stopping.is_set():
-            since = asyncio.get_running_loop().time()
-            try:
-                reply = await self._runtime.call("shout", "good", timeout=GOOD_DEADLINE)
-                if reply.payload == "GOOD":
-                    self._served.ok += 1
-                else:
-                    self._served.failed["a wrong reply"] += 1
-            except AixgoError as error:
-                self._failed(error, since)
-            self._served.slowest = max(self._served.slowest, asyncio.get_running_loop().time() - since)
-            await asyncio.sleep(0.02)
-
-    def _failed(self, error: AixgoError, since: float) -> None:
-        """Count a failure, and say when it was: how long the call took, the lag of this loop, and what went on."""
-        took, lag = asyncio.get_running_loop().time() - since, self._lag.since(since)
-        if isinstance(error, DeadlineExceeded) and lag > STOOD_STILL:
-            self._served.stood_still += 1
-            return
-        during = ", ".join(name for name, count in self._attacks.items() if count > 0)
-        what = f"{type(error).__name__}: {error}"[:200]
-        self._served.failed[f"{what}, after {took:.1f} s of which {lag:.1f} s were lag, during: {during}"] += 1
 
 
 @dataclass
@@ -136,7 +64,6 @@ class Siege:
         self.book = Book()
         self.served = {"plain": Served(), "mTLS": Served()}
         self.rounds = 0
-        self.lag = LoopLag()
         self._attacks = Counter[str]()
         self._fleets = {"plain": plain, "mTLS": secured}
         self._forger = forger
@@ -152,12 +79,8 @@ class Siege:
         """Rounds of all attacks, for so long, and one at least."""
         end = monotonic() + minutes * 60
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.lag)
-            for kind, fleet in self._fleets.items():
-                for runtime in self._good(fleet):
-                    await stack.enter_async_context(runtime)
-                    good = GoodCallers(self.served[kind], runtime, self.lag, self._attacks)
-                    await stack.enter_async_context(good)
+            for kind in self._fleets:
+                await stack.enter_async_context(self._good(kind))
             measuring = asyncio.create_task(self._measure())
             while not self.rounds or monotonic() < end:
                 await self._round()
@@ -167,15 +90,11 @@ class Siege:
                         watched.rounds.append(one.usage())
             measuring.cancel()
 
-    def _good(self, fleet: Victims) -> list[DistributedRuntime]:
-        """Runtimes of good callers: over both transports, and through the gateway."""
-        trusted = security(fleet.certificates, "keeper") if fleet.certificates else None
-        control, gateway = fleet.of("control-plane").ports["main"], fleet.of("gateway").ports["main"]
-        return [
-            DistributedRuntime(control_plane=[control], transport="plain", security=trusted),
-            DistributedRuntime(control_plane=[control], transport="session", security=trusted),
-            DistributedRuntime(connect={"shout": gateway}, transport="plain", security=trusted),
-        ]
+    def _good(self, kind: str) -> GoodCallers:
+        fleet = self._fleets[kind]
+        ports = fleet.of("control-plane").ports["main"], fleet.of("gateway").ports["main"]
+        certificates = (str(fleet.certificates),) if fleet.certificates else ()
+        return GoodCallers(self.served[kind], self._attacks, *ports, *certificates)
 
     async def _measure(self) -> None:
         while True:
@@ -206,7 +125,7 @@ class Siege:
         address, where = victim.ports[port], f"{kind} {victim.name} {port}"
         tries: list[Awaitable[None]] = []
         for name, make in RAW.items():
-            tries += [raw_attack(self.book.of(name, where), address, make(self._rng)) for _ in range(RAW_TRIES)]
+            tries += [raw_attack(self.book.of(name, where), address, make, self._rng) for _ in range(RAW_TRIES)]
         if port == "metrics":
             tries += [slow_reader(self.book.of("slow reader", where), address) for _ in range(RAW_TRIES)]
         await asyncio.gather(*tries)
@@ -307,9 +226,9 @@ def table(siege: Siege) -> str:
     for kind, served in siege.served.items():
         lines.append(
             f"\ngood callers ({kind}): {served.ok} served, {served.failed.total()} failed,"
-            f" {served.stood_still} late because this program stood still, slowest {served.slowest:.1f} s"
+            f" {served.stood_still} late because they stood still themselves, slowest {served.slowest:.1f} s,"
+            f" worst lag of their event loop {served.lag:.1f} s"
         )
-    lines.append(f"\nworst lag of this program's event loop: {siege.lag.worst:.1f} s")
     return "\n".join(lines)
 
 

@@ -72,9 +72,10 @@ RAW: dict[str, Make] = {
 }
 
 
-async def raw_attack(outcomes: Outcomes, address: str, sent: bytes) -> None:
-    """Send these bytes, and wait until the other side ends the connection."""
+async def raw_attack(outcomes: Outcomes, address: str, make: Make, rng: random.Random) -> None:
+    """Send what `make` makes, and wait until the other side ends the connection."""
     host, _, port = address.rpartition(":")
+    sent = make(rng)
     writer: asyncio.StreamWriter | None = None
     try:
         reader, writer = await asyncio.open_connection(host, int(port))
