@@ -16,12 +16,9 @@ FAILURES_IN_A_ROW = 3
 """Transport failures after which an instance is ejected; a refused connection ejects at once."""
 RETRY_CAPACITY, RETRY_DEPOSIT = 200.0, 0.2
 """A retry costs 1 out of at most 200, a call pays in 0.2: in an outage, a fifth more load at the most."""
-
-
 REPORT_COUNTS = 2.0
-"""Seconds that an instance's word on how busy it is counts: it is said only along with other frames."""
-
-
+"""Seconds that an instance's word on how busy it is counts: it comes along with other frames, once it has changed.
+After that one call tries whether there is another word; the others believe the last one for TRIAL seconds more."""
 LONGEST_REST = 5.0
 """Seconds that an instance rests at the most for one refusal, whatever it says."""
 TRIAL = 1.0
@@ -82,7 +79,9 @@ class Balancer:
         if len(usable) <= 1:
             return usable[0] if usable else None
         one, other = self._rng.sample(usable, 2)
-        return one if self._busy(one) <= self._busy(other) else other
+        chosen = one if self._busy(one) <= self._busy(other) else other
+        self._asks_anew(chosen)
+        return chosen
 
     def reported(self, instance_id: str, running: int) -> None:
         """The instance says that it runs so many calls, those of this process included."""
@@ -146,6 +145,12 @@ class Balancer:
             return 0
         counts = load.others and self._clock() - load.reported_at <= REPORT_COUNTS
         return load.in_flight + load.others if counts else load.in_flight
+
+    def _asks_anew(self, chosen: Instance) -> None:
+        """A call goes to an instance whose last word may be out of date, and will bring the next one, if there is."""
+        load = self.loads.get(chosen.instance_id)
+        if load is not None and load.others and self._clock() - load.reported_at > REPORT_COUNTS:
+            load.reported_at = self._clock() - REPORT_COUNTS + TRIAL
 
     def _usable(self, agent: str, instance: Instance, tried: Container[str]) -> bool:
         if instance.state is not InstanceState.READY or instance.instance_id in tried:

@@ -24,15 +24,18 @@ async def race(
 ) -> tuple[T, int]:
     """The first answer, and whose it was: 0 or 1. After `after` seconds `second` is asked for its work, or None.
 
-    What failed without an answer, see `_answered`, loses as long as the other goes on; without any answer the error of
-    the first is raised. When this ends the loser has been cancelled and has ended, so that what it spent is recorded.
+    Where there is none, for example because the first attempt still waits for an instance, it is asked again, each time
+    after twice as long. What failed without an answer, see `_answered`, loses as long as the other goes on; without any
+    answer the error of the first is raised. When this ends the loser has been cancelled and has ended, so that what it
+    spent is recorded.
     """
     loop = asyncio.get_running_loop()
     legs = [loop.create_task(first)]
     try:
-        await asyncio.wait(legs, timeout=after)
-        if not legs[0].done() and (other := second()) is not None:
-            legs.append(loop.create_task(other))
+        while len(legs) < 2 and not (await asyncio.wait(legs, timeout=after))[0]:
+            if (other := second()) is not None:
+                legs.append(loop.create_task(other))
+            after *= 2
         winner = await _winner(legs)
         return legs[winner].result(), winner
     finally:

@@ -6,7 +6,15 @@ import random
 from collections import Counter
 
 import pytest
-from aixgo.runtime.balancer import FAILURES_IN_A_ROW, LONGEST_REST, RETRY_CAPACITY, TRIAL, Balancer, RetryBudget
+from aixgo.runtime.balancer import (
+    FAILURES_IN_A_ROW,
+    LONGEST_REST,
+    REPORT_COUNTS,
+    RETRY_CAPACITY,
+    TRIAL,
+    Balancer,
+    RetryBudget,
+)
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +57,23 @@ def test_of_two_the_less_loaded_is_chosen(loads: list[int], seed: int) -> None:
     pick = made.pick("a", [instance("x"), instance("y")], ())
     assert pick is not None
     assert made.load(pick.instance_id).in_flight == min(loads)
+
+
+def test_an_instance_that_said_that_it_is_busy_is_tried_once_in_a_while_until_it_says_otherwise() -> None:
+    """It says nothing as long as nothing has changed: without a new word the last one holds."""
+    now = 0.0
+    made = Balancer(random.Random(7), lambda: now)
+    made.load("x").in_flight = made.load("y").in_flight = 0
+    made.reported("x", 20)
+    both = instance("x"), instance("y")
+    assert picks(made, *both) == {"y": 300}
+    for _ in range(3):
+        now += REPORT_COUNTS + 0.1
+        assert picks(made, *both)["x"] == 1
+        now += TRIAL / 2
+        assert picks(made, *both) == {"y": 300}
+    made.reported("x", 0)
+    assert picks(made, *both)["x"] > 100
 
 
 @given(

@@ -187,6 +187,21 @@ async def test_a_call_is_not_hedged_where_that_must_not_be(why: str) -> None:
     assert mesh.peers.asked == ["x"]
 
 
+async def test_a_call_that_first_has_to_wait_for_an_instance_is_hedged_all_the_same() -> None:
+    mesh = Mesh("x", "y")
+    for name in ("x", "y"):
+        mesh.replicas.balancer.failed(name, refused=True)
+    call = mesh.call()
+    await asyncio.sleep(20 * AT_ONCE)
+    assert mesh.peers.asked == []
+    for name in ("x", "y"):
+        mesh.replicas.balancer.readmit(name)
+    mesh.replicas.resolver.touch()
+    await mesh.peers.hears(2)
+    mesh.peers.answer("y", reply("from y"))
+    assert (await call).payload == "from y"
+
+
 async def test_agents_that_are_hedged_by_configuration_need_no_option() -> None:
     mesh = Mesh("x", "y")
     mesh.calls = RemoteCalls(mesh.replicas, mesh.peers, hedged={"a": AT_ONCE})  # pyright: ignore[reportArgumentType]
