@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from aixgo.agent import Agent
 from aixgo.call import CallState
-from aixgo.errors import InvalidInput, Overloaded
+from aixgo.errors import InstanceDraining, InvalidInput, Overloaded
 from aixgo.events import Event, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
@@ -48,7 +48,7 @@ class CallQueue:
         self.room = room
         self.running = 0
         self._agent = agent
-        self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Future[None], CallState | None] = OrderedDict()  # with those from outside
         self._mean: float | None = None
 
     @property
@@ -64,7 +64,7 @@ class CallQueue:
 
     async def execute(self, agent: Agent, message: Message, state: CallState, instance_id: str = "") -> Message:
         """`entry.run_agent` in its turn; raises Overloaded, not accepted, when it is refused."""
-        async with self.turn(state):
+        async with self.turn(state, outside=bool(instance_id)):
             return await run_agent(agent, message, state, instance_id)
 
     async def events(
@@ -77,7 +77,10 @@ class CallQueue:
     ) -> AsyncGenerator[Event]:
         """`entry.agent_events` in its turn; raises Overloaded, not accepted, when it is refused."""
         last: Result | None = None
-        async with self.turn(state), aclosing(agent_events(agent, message, state, options, instance_id)) as events:
+        async with (
+            self.turn(state, outside=bool(instance_id)),
+            aclosing(agent_events(agent, message, state, options, instance_id)) as events,
+        ):
             async for event in events:
                 if isinstance(event, Result):
                     last = event
@@ -87,14 +90,17 @@ class CallQueue:
             yield last
 
     @asynccontextmanager
-    async def turn(self, state: CallState) -> AsyncGenerator[None]:
-        """One call's turn, waited for; raises Overloaded, not accepted, when it is refused."""
+    async def turn(self, state: CallState, *, outside: bool = False) -> AsyncGenerator[None]:
+        """One call's turn, waited for; raises Overloaded, not accepted, when it is refused.
+
+        `outside`: it comes from another process. While it waits `refuse_waiting` may end it with InstanceDraining.
+        """
         loop = asyncio.get_running_loop()
         if self.running < self.most and not self._waiting:
             self.running += 1
         else:
             self._check(state, state.deadline - loop.time())
-            await self._wait(loop.create_future())
+            await self._wait(loop.create_future(), state if outside else None)
         began = loop.time()
         try:
             yield
@@ -102,6 +108,19 @@ class CallQueue:
             took = loop.time() - began
             self._mean = took if self._mean is None else self._mean + WEIGHT * (took - self._mean)
             self._leave()
+
+    def refuse_waiting(self, left: float) -> None:
+        """The process ends in `left` seconds: refuse calls from outside that could not end until then, not accepted.
+
+        With 0 these are all that wait; with more, those of which that is known, so that their callers do not wait.
+        """
+        why = f"this instance drains, and the call waited for its turn at agent {self._agent!r}"
+        mean = self._mean or 0.0
+        for place, (turn, state) in enumerate(list(self._waiting.items()), 1):
+            if state is not None and (not left or mean * place / self.most + mean > left):
+                del self._waiting[turn]
+                metrics.call_refused("draining", self._agent)
+                turn.set_exception(typed(InstanceDraining(why), state))
 
     def _check(self, state: CallState, left: float) -> None:
         if self._agent in state.path[:-1]:
@@ -118,15 +137,13 @@ class CallQueue:
         fields = {"limit": self.most, "queue": self.room, "waiting": self.waiting}
         return typed(Overloaded(text, retry_after=self.estimate() or UNKNOWN_WAIT, fields=fields), state)
 
-    async def _wait(self, turn: asyncio.Future[None]) -> None:
-        self._waiting[turn] = None
+    async def _wait(self, turn: asyncio.Future[None], outside: CallState | None) -> None:
+        self._waiting[turn] = outside
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was this call's turn: it is the next one's then
-                self._leave()
-            else:
-                del self._waiting[turn]
+            if self._waiting.pop(turn, turn) is turn and not turn.cancelled() and turn.exception() is None:
+                self._leave()  # it was this call's turn: it is the next one's then
             raise
 
     def _leave(self) -> None:
@@ -152,6 +169,11 @@ class CallQueues:
     def waiting(self) -> list[tuple[str, int]]:
         """The agents that have a limit, and how many calls wait for each."""
         return [(name, queue.waiting) for name, queue in self._by_name.items()]
+
+    def refuse_waiting(self, left: float) -> None:
+        """The process ends in `left` seconds: see CallQueue.refuse_waiting."""
+        for queue in self._by_name.values():
+            queue.refuse_waiting(left)
 
     def remove(self, name: str) -> None:
         """Forget an agent's limit. Calls that wait still get their turn."""

@@ -251,14 +251,22 @@ class CallServer:
         self._refused[_own_id(caller, call_id)] = now
         return True
 
-    async def finish(self, timeout: float) -> bool:
-        """Refuse new calls and wait for the running ones; after `timeout` seconds cancel them. False if any was."""
+    async def finish(self, timeout: float, refuse_waiting: Callable[[float], None] | None = None) -> bool:
+        """Refuse new calls and wait for the running ones; after `timeout` seconds cancel them. False if any was.
+
+        `refuse_waiting` is told how many seconds those have left that wait for their turn: at first, and at the end.
+        """
         self.draining = True
         self.places.open()
+        if refuse_waiting is not None:
+            refuse_waiting(timeout)
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
+            if refuse_waiting is not None:
+                refuse_waiting(0)
+                await asyncio.sleep(0)  # in which those leave, to be called elsewhere
             for running in list(self._running.values()):
                 running.cancel()
             return False

@@ -188,7 +188,7 @@ class AgentServer:
         self._sessions.drain()
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(DRAIN_PAUSE if self._registrar is not None else 0)
-        if not await self._calls.finish(self._limits.drain_timeout):
+        if not await self._calls.finish(self._limits.drain_timeout, self._runtime.queues.refuse_waiting):
             log.warning(
                 "calls were cancelled because they took longer than the drain, %g s", self._limits.drain_timeout
             )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aixgo import Agent, Delta, Event, LocalRuntime, Message, Result
 from aixgo.call import CallState
-from aixgo.errors import DeadlineExceeded, InvalidInput, Overloaded
+from aixgo.errors import DeadlineExceeded, InstanceDraining, InvalidInput, Overloaded
 from aixgo.runtime.queueing import UNKNOWN_WAIT, CallQueue
 from aixgo.usage import Ledger
 from hypothesis import given
@@ -187,6 +187,52 @@ async def test_the_mean_follows_what_calls_take_now(monkeypatch: pytest.MonkeyPa
     for seconds in [10.0] + [1.0] * 10:
         await clocked.takes(seconds)
     assert 1 < clocked.queue.estimate() < 2
+
+
+async def outside(clocked: Clocked, left: float = 60) -> asyncio.Task[None]:
+    """A call from another process that waits for its turn, and then takes no time."""
+
+    async def call() -> None:
+        async with clocked.queue.turn(clocked.state(left), outside=True):
+            pass
+
+    task = asyncio.create_task(call())
+    await settle()
+    return task
+
+
+async def test_calls_of_others_that_wait_are_refused_when_the_process_ends_its_own_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocked = Clocked(1, 100, monkeypatch)
+    await clocked.takes(4)
+    queue = clocked.queue
+    async with queue.turn(clocked.state(60)):
+        own = asyncio.create_task(queue.turn(clocked.state(60)).__aenter__())
+        await settle()
+        soon, late = await outside(clocked), await outside(clocked)
+        queue.refuse_waiting(12.5)  # the second of three waits 8 s, and takes 4
+        await settle()
+        assert (own.done(), soon.done(), late.done(), queue.waiting) == (False, False, True, 2)
+        queue.refuse_waiting(0)
+        await settle()
+        assert (own.done(), soon.done(), queue.waiting) == (False, True, 1)
+        for refused in (soon, late):
+            with pytest.raises(InstanceDraining, match="waited for its turn") as caught:
+                await refused
+            assert (caught.value.accepted, caught.value.agent_path) == (False, ("a",))
+    await own
+    assert queue.running == 1
+
+
+async def test_a_refusal_that_meets_a_cancellation_gives_no_turn_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Clocked(1, 100, monkeypatch)
+    async with clocked.queue.turn(clocked.state(60)):
+        waiting = await outside(clocked)
+        clocked.queue.refuse_waiting(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert (clocked.queue.running, clocked.queue.waiting) == (1, 0)
 
 
 @given(st.integers(1, 3), st.integers(0, 3), st.lists(st.sampled_from(["call", "end", "cancel"]), max_size=40))
