@@ -27,6 +27,7 @@ from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from aixgo.wire.codec import decode_message, encode_error, encode_event, encode_usage
 from aixgo.wire.instances import agent_to_proto
+from aixgo.wire.session import read_request
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 def add_agent_service(servicer: AgentServicer, server: grpc.aio.Server) -> None:
     """Let `server` serve AgentService. What sessions write is encoded when it comes here, and goes out as it is."""
     handler: Any = grpc.stream_stream_rpc_method_handler  # its type stubs want a serializer
-    session = handler(servicer.Session, pb.SessionRequest.FromString, None)
+    session = handler(servicer.Session, read_request, None)
     service = pb.DESCRIPTOR.services_by_name["AgentService"].full_name
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Session": session}),))
     add_AgentServiceServicer_to_server(servicer, server)  # the handler that was added first is the one that counts

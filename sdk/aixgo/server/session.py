@@ -27,7 +27,7 @@ from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.codec import encode_error, event_bytes
-from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, check_frames, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, turn_of
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,6 @@ class ServedSession:
                 if request is grpc.aio.EOF:
                     return
                 frames = cast("pb.SessionRequest", request).frames
-                check_frames(len(frames))
                 turn = turn_of(len(frames))
                 for count, frame in enumerate(frames, 1):
                     self._received(frame)

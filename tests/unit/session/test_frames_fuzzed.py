@@ -8,7 +8,9 @@ import pytest
 from aixgo.errors import InternalError, InvalidInput, MessageTooLarge
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2 as types
+from aixgo.wire.fields import has_more_fields, varint
 from aixgo.wire.session import (
+    MAX_BATCH,
     MAX_CREDIT,
     MAX_FRAMES,
     MAX_TURN,
@@ -16,7 +18,7 @@ from aixgo.wire.session import (
     CalleeSession,
     CallerSession,
     Outbox,
-    check_frames,
+    read_request,
     turn_of,
 )
 from google.protobuf.message import DecodeError
@@ -64,8 +66,7 @@ def requests(draw: st.DrawFn) -> bytes:
 def receive(callee: CalleeSession, data: bytes, opened: set[int]) -> bool:
     """Take one message as `server/session.py` does; False when it has ended the session."""
     try:
-        request = pb.SessionRequest.FromString(data)
-        check_frames(len(request.frames))
+        request = read_request(data)
         for frame in request.frames:
             if callee.receive(frame) == "open":
                 assert frame.call not in opened
@@ -118,10 +119,38 @@ def test_any_bytes_of_a_callee_are_taken_by_the_caller_or_end_the_session_typed(
 
 
 def test_a_message_of_nothing_but_empty_frames_is_a_violation() -> None:
-    request = pb.SessionRequest.FromString(b"\x0a\x00" * (MAX_FRAMES + 1))
     with pytest.raises(InvalidInput, match=f"{MAX_FRAMES + 1} frames came in one message"):
-        check_frames(len(request.frames))
-    check_frames(MAX_FRAMES)
+        read_request(b"\x0a\x00" * (MAX_FRAMES + 1))
+    assert len(read_request(b"\x0a\x00" * MAX_FRAMES).frames) == MAX_FRAMES
+
+
+@pytest.mark.parametrize("field", [b"\x0a\x00", b"\x7a\x01x", b"\x78\x05", b"\x7b\x7c", b"\x7d1234", b"\x7912345678"])
+def test_a_message_of_nothing_but_fields_is_refused_before_they_are_objects(field: bytes) -> None:
+    with pytest.raises(InvalidInput, match=f"more than {MAX_FRAMES} frames came in one message"):
+        read_request(b"\x0a\x00" + field * 2_000_000)
+
+
+def test_one_large_frame_comes_alone_and_passes() -> None:
+    opening = pb.OpenFrame(agent="a", message=types.Message(data=b"\x0a\x00" * MAX_BATCH))
+    request = pb.SessionRequest(frames=[pb.Frame(call=1, open=opening)])
+    assert read_request(request.SerializeToString()) == request
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2**29 - 1), st.sampled_from([0, 1, 2, 5]), st.binary(max_size=200)), max_size=9)
+)
+def test_fields_are_counted_as_a_parser_does(made: list[tuple[int, int, bytes]]) -> None:
+    data = b"".join(varint(number << 3 | kind) + _value(kind, value) for number, kind, value in made)
+    assert not has_more_fields(data, len(made))
+    assert not made or has_more_fields(data, len(made) - 1)
+
+
+def _value(kind: int, value: bytes) -> bytes:
+    if kind == 0:
+        return varint(int.from_bytes(value[:8]))
+    return (
+        varint(len(value)) + value if kind == 2 else value[:1] * (8 if kind == 1 else 4) or bytes(8 if kind == 1 else 4)
+    )
 
 
 @pytest.mark.parametrize(("count", "turn"), [(0, TURN), (100, 50), (2 * MAX_TURN, MAX_TURN), (MAX_FRAMES, MAX_TURN)])
