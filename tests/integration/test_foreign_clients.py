@@ -218,11 +218,23 @@ async def test_a_stream_that_fails_ends_with_one_error_frame_and_its_status(chan
 
 
 @promise("wire.hostile")
-async def test_sessions_are_refused_with_a_typed_error_until_they_are_offered(channel: grpc.aio.Channel) -> None:
-    call = AgentServiceStub(channel).Session(timeout=TIMEOUT)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+async def test_a_frame_that_a_caller_may_not_send_ends_the_session_with_a_typed_error(
+    channel: grpc.aio.Channel,
+) -> None:
+    call: Any = AgentServiceStub(channel).Session(timeout=TIMEOUT)
+    upper = agent_pb2.OpenFrame(agent="upper", message=types_pb2.Message(text="tea"))
+    await call.write(agent_pb2.SessionRequest(frames=[agent_pb2.Frame(call=1, open=upper)]))
+    told: list[agent_pb2.Frame] = []
+    while not any(frame.call == 1 for frame in told):
+        told += (await call.read()).frames
+    assert [frame.result.message.text for frame in told if frame.call == 1] == ["TEA"]
+    await call.write(agent_pb2.SessionRequest(frames=[agent_pb2.Frame(call=2, drain=agent_pb2.DrainFrame())]))
+    while not any(frame.HasField("error") for frame in told):
+        told += (await call.read()).frames
+    assert [(frame.call, frame.error.code) for frame in told if frame.HasField("error")] == [
+        (0, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+    ]
+    assert await call.read() is grpc.aio.EOF
 
 
 @promise("wire.cancel", "cancel.stops")

@@ -93,11 +93,12 @@ def _generator(behavior: Behavior, parse: Parse | None) -> Behavior:
 async def _ended(context: Context, error: Exception) -> Exception:
     """End an RPC with what was raised in it, unless that has been done, and return what tells gRPC so.
 
+    What gRPC raises itself, it knows: that the RPC was ended, or that its caller had gone before that.
     gRPC keeps that in a cycle with its own state of the RPC until the garbage collector comes, for which a request of
     megabytes is one object: so it takes no frames along, which would keep the request.
     """
     ended = error
-    if not isinstance(error, grpc.aio.AbortError):
+    if not isinstance(error, grpc.aio.BaseError):
         try:
             await _end(context, error)
         except grpc.aio.AbortError as aborted:
