@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import TypeVar
@@ -166,9 +166,8 @@ _STATE: ContextVar[CallState | None] = ContextVar("aixgo_call", default=None)
 _REACTIVE: ContextVar[str] = ContextVar("aixgo_reactive", default="")
 
 
-def current() -> CallState | None:
-    """The call that this code runs in; None outside of any."""
-    return _STATE.get()
+current = _STATE.get
+"""The call that this code runs in, a CallState; None outside of any. The variable's own: each call asks for it."""
 
 
 def root(timeout: float = DEFAULT_TIMEOUT, session_id: str = "") -> CallState:
@@ -203,14 +202,10 @@ def entered(state: CallState | None) -> Generator[None]:
         _STATE.reset(token)
 
 
-def enter(state: CallState) -> Token[CallState | None]:
-    """Make `state` the current call until `leave`: what `entered` does, without a context manager's cost."""
-    return _STATE.set(state)
-
-
-def leave(token: Token[CallState | None]) -> None:
-    """Undo `enter`."""
-    _STATE.reset(token)
+enter = _STATE.set
+"""Make a CallState the current call until `leave`: what `entered` does, without a context manager's cost."""
+leave = _STATE.reset
+"""Undo `enter`, whose result it takes."""
 
 
 def set_state(state: CallState | None) -> None:

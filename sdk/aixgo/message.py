@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -25,6 +25,7 @@ Payload: TypeAlias = "bytes | JSON"
 ModelT = TypeVar("ModelT", bound="BaseModel")
 
 _PAYLOAD_TYPES = (str, bytes, dict, list, int, float, bool, type(None))
+_set = object.__setattr__
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -33,7 +34,7 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
     """One message. It is frozen; `with_` makes a changed copy.
 
@@ -42,23 +43,34 @@ class Message:
     mapping, raises InvalidMessage here; values nested deeper are checked where the message leaves the process.
     """
 
-    payload: Payload = ""
-    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_METADATA)
-    session_id: str = ""
-    usage: Usage = NO_USAGE
-    id: str = field(default_factory=new_id)
+    payload: Payload
+    metadata: Mapping[str, Any]
+    session_id: str
+    usage: Usage
+    id: str
 
-    def __post_init__(self) -> None:
-        if type(self.payload) not in _PAYLOAD_TYPES:
+    def __init__(  # by hand: every call over the network makes two, and the generated one takes half as long again
+        self,
+        payload: Payload = "",
+        metadata: Mapping[str, Any] = NO_METADATA,
+        session_id: str = "",
+        usage: Usage = NO_USAGE,
+        id: str | None = None,  # noqa: A002  # the field's name
+    ) -> None:
+        if type(payload) not in _PAYLOAD_TYPES:
             raise InvalidMessage(
-                f"payload is a {type(self.payload).__name__}; pass str, bytes or a JSON value"
+                f"payload is a {type(payload).__name__}; pass str, bytes or a JSON value"
                 " (for a pydantic model: Message.from_model)"
             )
-        metadata = self.metadata
         if type(metadata) is not MappingProxyType:
             if not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
                 raise InvalidMessage(f"metadata is a {type(metadata).__name__}; pass a dict")
-            object.__setattr__(self, "metadata", MappingProxyType(dict(metadata)))
+            metadata = MappingProxyType(dict(metadata))
+        _set(self, "payload", payload)
+        _set(self, "metadata", metadata)
+        _set(self, "session_id", session_id)
+        _set(self, "usage", usage)
+        _set(self, "id", new_id() if id is None else id)
 
     @classmethod
     def of(cls, content: Message | Payload) -> Message:

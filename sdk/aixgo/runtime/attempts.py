@@ -66,13 +66,12 @@ class Attempts:
 
     def at_once(self) -> Instance | None:
         """The instance to try; None when `next` has to wait for one."""
-        replicas, target = self._replicas, self._target
-        but = self._avoid | self._never if self._count else self._never
-        instance = replicas.pick(target, but)
+        replicas, count = self._replicas, self._count
+        instance = replicas.pick(self._target, self._avoid | self._never if count else self._never)
         if instance is not None:
             self._instance = instance
-            if not self._count:
-                replicas.retry_budget(target).paid()
+            if not count:
+                replicas.retry_budget(self._target).paid()
         return instance
 
     async def next(self) -> Instance:

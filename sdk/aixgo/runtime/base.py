@@ -336,8 +336,9 @@ class BaseRuntime(ABC):
         return AgentNotFound(f"no agent named {name!r}; known: {known}", fields={"agent": name})
 
     def _incoming(self, message: Message | Payload) -> Message:
-        message = Message.of(message)
-        size = _size(message.payload)
+        message = message if type(message) is Message else Message.of(message)
+        payload = message.payload
+        size = len(payload) if isinstance(payload, str) and payload.isascii() else _size(payload)
         if size > self._max_message_bytes:
             raise MessageTooLarge(
                 f"the payload has {size} bytes and {self._max_message_bytes} are allowed;"

@@ -43,7 +43,7 @@ class Grant:
         self._out = False
         if spent is not NO_USAGE:
             self._ledger.record(spent)
-        if self._budget is not None and self._granted is not None:
+        if self._granted is not None and self._budget is not None:
             self._budget.repay(self._granted, spent)
 
     def lose(self) -> None:

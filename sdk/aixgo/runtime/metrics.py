@@ -5,30 +5,25 @@ Pure. A runtime owns one `CallMetrics`; `RuntimeMetrics` is what it shows.
 
 from __future__ import annotations
 
-from math import frexp
+from bisect import bisect
 
 from aixgo.runtime.contract import RuntimeMetrics
 
 _STEPS = 8
 """Buckets per doubling of the latency: a percentile is off by at most 1/8."""
-_SMALLEST = -20
-"""The first bucket holds what is below 2**-20 s, one microsecond."""
-_BUCKETS = 33 * _STEPS
-_LEAST, _MOST = 2.0**_SMALLEST, 2.0 ** (_SMALLEST + _BUCKETS // _STEPS - 1)
-"""Seconds that lie in a bucket of their own; what is shorter or longer is in the first or the last of these."""
-_ORIGIN = -(_SMALLEST + 1) * _STEPS
-"""The bucket of 0 doublings, for a fraction that begins at 0 although `frexp` gives none below 0.5."""
+_BOUNDS = tuple(2.0**doubling * (1 + step / _STEPS) for doubling in range(-20, 12) for step in range(_STEPS))
+"""Seconds between the buckets, from one microsecond to about an hour; beyond them lie two more."""
 
 
 class CallMetrics:
-    """Counters and a histogram of latencies in logarithmic buckets, from 1 us to 4,000 s."""
+    """Counters and a histogram of latencies in logarithmic buckets."""
 
     __slots__ = ("_buckets", "_seconds", "calls_failed", "calls_succeeded", "messages_received", "messages_sent")
 
     def __init__(self) -> None:
         self.calls_succeeded = self.calls_failed = self.messages_sent = self.messages_received = 0
         self._seconds = 0.0
-        self._buckets = [0] * _BUCKETS
+        self._buckets = [0] * (len(_BOUNDS) + 1)
 
     def ended(self, seconds: float, ok: bool) -> None:
         """Count a call that took `seconds`."""
@@ -37,11 +32,7 @@ class CallMetrics:
         else:
             self.calls_failed += 1
         self._seconds += seconds
-        if not _LEAST <= seconds < _MOST:
-            self._buckets[_STEPS if seconds < _LEAST else -1] += 1
-            return
-        fraction, exponent = frexp(seconds)  # seconds == fraction * 2**exponent, fraction in [0.5, 1)
-        self._buckets[exponent * _STEPS + int(fraction * (2 * _STEPS)) + _ORIGIN] += 1
+        self._buckets[bisect(_BOUNDS, seconds)] += 1
 
     def percentile(self, share: float) -> float:
         """The latency, in seconds, that `share` (0 to 1) of the calls stayed below; 0 before the first call."""
@@ -50,8 +41,7 @@ class CallMetrics:
         for bucket, count in enumerate(self._buckets):
             seen += count
             if count and seen >= rank:
-                exponent, step = divmod(bucket, _STEPS)
-                return 2.0 ** (exponent + _SMALLEST) * (0.5 + (step + 0.5) / _STEPS / 2)
+                return (_BOUNDS[max(bucket - 1, 0)] + _BOUNDS[min(bucket, len(_BOUNDS) - 1)]) / 2
         return 0.0
 
     def snapshot(self, active_agents: int) -> RuntimeMetrics:

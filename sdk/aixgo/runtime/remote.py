@@ -21,12 +21,12 @@ from aixgo.message import Message, new_id
 from aixgo.runtime.attempts import Attempts
 from aixgo.runtime.contract import CallOptions
 from aixgo.runtime.entry import finished_reply, typed
-from aixgo.runtime.grant import Grant
 from aixgo.runtime.hedging import race
 from aixgo.runtime.plain import Headers, PlainTransport
 from aixgo.runtime.replicas import Replicas
 from aixgo.runtime.session import SessionTransport
 from aixgo.telemetry import spans
+from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2, types_pb2
 from aixgo.wire.codec import decode_message, fill_context, fill_message
 
@@ -94,9 +94,14 @@ class RemoteCalls:
                 with attempts:
                     transport = self.transport if self.sessions is None else self.sessions.to(instance)
                     response = await transport.execute(instance.address, request, timeout, headers, grant)
-                    reply = _reply(response.message, grant)
+                    try:
+                        reply = decode_message(response.message)
+                    except InvalidMessage:
+                        grant.lose()  # what cannot be read does not say what was spent either
+                        raise
+                    grant.settle(reply.usage)
                     state.instance_id = instance.instance_id
-                    return finished_reply(reply, state)
+                    return reply if state.ledger.usage is NO_USAGE else finished_reply(reply, state)
         finally:
             grant.lose()  # an attempt that nobody has settled, for example because this was cancelled
 
@@ -227,17 +232,6 @@ class RemoteCalls:
         call_id = f"{self._prefix}-{next(self._call_ids)}"
         fill_context(context, state, call_id, timeout, granted)
         return _trace(context, trace)
-
-
-def _reply(message: types_pb2.Message, grant: Grant) -> Message:
-    """The reply of an attempt, which settles it; one that cannot be read does not say what was spent either."""
-    try:
-        reply = decode_message(message)
-    except InvalidMessage:
-        grant.lose()
-        raise
-    grant.settle(reply.usage)
-    return reply
 
 
 RequestT = TypeVar("RequestT", agent_pb2.ExecuteRequest, agent_pb2.ExecuteStreamRequest)

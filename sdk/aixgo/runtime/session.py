@@ -91,6 +91,7 @@ class SessionTransport:
         self._max_bytes = max_bytes
         self._eager = eager
         self._loaded = loaded
+        self._rotates = channels.rotates
         self._sessions: dict[str, Session] = {}
         self._retired: set[Session] = set()
         self._offers: dict[str, bool] = {}
@@ -103,7 +104,7 @@ class SessionTransport:
         """How to call an instance: over its session, which is opened if need be, or plain."""
         session = self._sessions.get(instance.address)
         if session is not None and not session.closed:
-            if not self._channels.rotates or session.generation == self._channels.generation:
+            if not self._rotates or session.generation == self._channels.generation:
                 return session
             self._retired.add(session)
             session.retire()

@@ -99,10 +99,7 @@ class OwnAgents:
         self._runtime = runtime
         self._agents = runtime.own_agents  # as they come and go
         self._instance_id = instance_id
-
-    @property
-    def max_depth(self) -> int:
-        return self._runtime.max_depth
+        self.max_depth = runtime.max_depth
 
     @property
     def reads_traces(self) -> bool:
@@ -116,7 +113,7 @@ class OwnAgents:
         return None if agent is None else agent.allow_callers
 
     def accept(self, name: str) -> None:
-        if not is_ready(self._find(name)):
+        if not is_ready(self._agents.get(name) or self._find(name)):
             raise refused(AgentUnavailable(f"agent {name!r} is not ready", retry_after=1.0))
 
     def call(self, call: IncomingCall, state: CallState) -> Awaitable[Message]:

@@ -35,6 +35,7 @@ MAX_CONCURRENT_CALLS = 1000
 MARGIN, MARGIN_SHARE = 0.05, 0.1
 """A server's own deadline ends 50 ms, at most a tenth of the time left, before the caller's, so that its typed error
 with the usage gets there first."""
+_LONG = MARGIN / MARGIN_SHARE
 CANCEL_WAIT = 0.08
 """Seconds that Cancel waits for the call to end; its caller waits 100 ms."""
 REMEMBERED = 1000
@@ -164,7 +165,7 @@ class CallServer:
         self._forgot_at = float("-inf")
         self._refused: OrderedDict[str, float] = OrderedDict()
         self._idle = asyncio.Event()
-        self._idle.set()
+        """Set when the last call has ended, once there is a drain."""
         self.draining = False
 
     @cached_property
@@ -196,7 +197,8 @@ class CallServer:
         """The reply to a call; raises AixgoError. To be awaited in a task that serves nothing else."""
         self._admit(call)
         state = self._state(call)
-        with RunningCall(self, _own_id(call.caller, call.call_id), state, call.budget) as running:
+        call_id = _own_id(call.caller, call.call_id) if call.caller.names else call.call_id
+        with RunningCall(self, call_id, state, call.budget) as running:
             if call.trace is NO_TRACE:
                 reply = await self._callees.call(call, state)
             else:
@@ -257,6 +259,8 @@ class CallServer:
         `refuse_waiting` is told how many seconds those have left that wait for their turn: at first, and at the end.
         """
         self.draining = True
+        if not self._running:
+            self._idle.set()
         self.places.open()
         if refuse_waiting is not None:
             refuse_waiting(timeout)
@@ -283,7 +287,8 @@ class CallServer:
     def _admit(self, call: IncomingCall) -> None:
         """Raise a refusal when the call cannot be taken; all but those of access let the caller try elsewhere."""
         self.security.check_call(call.caller, call.agent, self._callees.allowed_callers(call.agent))
-        self._check_rate(call.caller, call.peer)
+        if self._rates is not None:
+            self._check_rate(call.caller, call.peer)
         if self._refused and self._refused.pop(_own_id(call.caller, call.call_id), None) is not None:
             raise CallCancelled("the call was cancelled before it came")
         if self.draining:
@@ -311,8 +316,6 @@ class CallServer:
         if not call_id or call_id in self._running:
             self._unnamed += 1
             call_id = f"#{self._unnamed}"
-        if not self._running:
-            self._idle.clear()
         self._running[call_id] = running
         return call_id
 
@@ -321,7 +324,7 @@ class CallServer:
         del self._running[call_id]
         if self.places.waiting:
             self.places.freed()
-        if not self._running:
+        if self.draining and not self._running:
             self._idle.set()
 
     def remember(self, call_id: str, usage: Usage) -> None:
@@ -335,14 +338,15 @@ class CallServer:
                 self._forgot_at = now
 
     def _state(self, call: IncomingCall) -> CallState:
-        own = call.timeout - min(MARGIN, call.timeout * MARGIN_SHARE)
+        agent, timeout, budget = call.agent, call.timeout, call.budget
+        margin = MARGIN if timeout > _LONG else timeout * MARGIN_SHARE
         state = CallState(
-            self.loop.time() + own,
+            self.loop.time() + timeout - margin,
             call.depth + 1,
-            (*call.path, call.agent),
+            (*call.path, agent),
             call.message.session_id or call.session_id,
-            Ledger(None, call.agent),
-            None if call.budget is None else Budget(call.budget.tokens, call.budget.usd),
+            Ledger(None, agent),
+            None if budget is None else Budget(budget.tokens, budget.usd),
         )
         state.check_depth(self._callees.max_depth)
         return state

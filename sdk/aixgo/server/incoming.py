@@ -72,7 +72,7 @@ def read_call(request: Request, timeout: float | None = None, trace: Trace = NO_
         inherited.depth,
         tuple(inherited.agent_path),
         inherited.session_id,
-        decode_grant(inherited),
+        decode_grant(inherited) if inherited.HasField("grant") else None,
         trace,
     )
 
@@ -93,7 +93,8 @@ def check_message(message: types_pb2.Message) -> None:
         raise _too_long("message.id", message.id, MAX_ID)
     if len(message.session_id) > MAX_SESSION_ID:
         raise _too_long("message.session_id", message.session_id, MAX_SESSION_ID)
-    check_metadata_bytes(message.metadata)
+    if message.metadata:
+        check_metadata_bytes(message.metadata)
 
 
 def check_inherited(context: types_pb2.CallContext) -> None:

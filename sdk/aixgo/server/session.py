@@ -23,6 +23,7 @@ from aixgo.security.identity import Caller
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
 from aixgo.server.incoming import fill_reply, read_call
+from aixgo.server.places import FEW
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
@@ -184,7 +185,7 @@ class ServedSession:
         try:
             call = read_call(opening, trace=self._trace(opening))
             call.caller, call.peer = self._caller, self._peer
-            if self._calls.places.short(self._served):
+            if self._served >= FEW and self._calls.places.short(self._served):
                 await self._turn(call)
             self._served += 1
             try:

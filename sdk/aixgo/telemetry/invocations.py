@@ -6,6 +6,7 @@ Owns the attributes of that span (GenAI conventions, and aixgo.*). Both runtimes
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
@@ -25,7 +26,7 @@ MAX_LABEL, MAX_TAGS = 200, 20
 
 def watched() -> bool:
     """Whether calls are to run inside `invocation` at all: without telemetry they need not."""
-    return spans.enabled() or metrics.enabled()
+    return "opentelemetry" in sys.modules and (spans.enabled() or metrics.enabled())
 
 
 class Invocation:

@@ -97,7 +97,7 @@ def current_ids() -> tuple[str, str]:
 
 def inject() -> tuple[str, str, str]:
     """The current trace as (traceparent, tracestate, baggage); empty texts while there is no telemetry."""
-    recorder = _recorder()
+    recorder = _recorder() if "opentelemetry.trace" in sys.modules else None
     return _NO_TRACE if recorder is None else recorder.inject()
 
 

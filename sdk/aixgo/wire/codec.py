@@ -13,7 +13,7 @@ from typing import Any, cast
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, ToolCall
-from aixgo.message import JSON, Message, from_json, new_id, to_json
+from aixgo.message import JSON, NO_METADATA, Message, from_json, new_id, to_json
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
 from aixgo.wire.fields import header
@@ -81,7 +81,8 @@ def decode_message(data: pb.Message, *, usage_counts: bool = True) -> Message:
     payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
     if kind == "json":
         payload = read_json(data.json, "payload")
-    metadata = read_metadata(data.metadata)
+    written = data.metadata
+    metadata = read_metadata(written) if written else NO_METADATA
     usage = decode_usage(data.usage) if usage_counts and data.HasField("usage") else NO_USAGE
     return Message(payload, metadata, data.session_id, usage, data.id or new_id())
 

@@ -345,8 +345,9 @@ class CalleeSession:
 
     def result(self, number: int, message: bytes) -> None:
         """End a call with its reply, an encoded Message; only the first end counts. Raises MessageTooLarge."""
-        reply = header(_MESSAGE, len(message)) + message
-        self._end(number, _CALL + varint(number) + header(_RESULT, len(reply)) + reply)
+        start = header(_MESSAGE, len(message))
+        size = len(start) + len(message)
+        self._end(number, _CALL + varint(number) + header(_RESULT, size) + start + message)
 
     def fail(self, number: int, error: types_pb2.Error) -> None:
         """End a call with its error; only the first end counts. Raises MessageTooLarge."""
