@@ -19,25 +19,29 @@ from types import TracebackType
 from typing import Any, Self
 
 from aixgo import DistributedRuntime
-from aixgo.errors import AixgoError, DeadlineExceeded
+from aixgo.errors import AgentUnavailable, AixgoError, DeadlineExceeded, InstanceLost
 
 from tests.chaos.lag import LoopLag
 from tests.integration.secured import security
 
 DEADLINE = 30.0
-STOOD_STILL = DEADLINE / 2
-"""Seconds of a call's deadline that this event loop may have stood still, before it is that which failed."""
+PATIENCE: dict[type[AixgoError], float] = {DeadlineExceeded: DEADLINE, InstanceLost: 4.0, AgentUnavailable: 2.0}
+"""Seconds after which a call fails in this way: its own deadline, the timeout of keepalive, and READY_TIMEOUT. One of
+which this process stood still for half was not failed by those who were called."""
 TOLD = 0.25
 """Seconds between two lines."""
 
 
 @dataclass
 class Served:
-    """What became of good callers' calls. `lag` is the worst of their event loop, in seconds."""
+    """What became of good callers' calls. `lag` is the worst of their event loop, in seconds.
+
+    `stood_still` are failures that are their own: this process got no processor while a limit of seconds passed.
+    """
 
     ok: int = 0
     failed: Counter[str] = field(default_factory=Counter[str])
-    stood_still: int = 0
+    stood_still: Counter[str] = field(default_factory=Counter[str])
     slowest: float = 0.0
     lag: float = 0.0
 
@@ -83,6 +87,7 @@ class GoodCallers:
             told: dict[str, Any] = json.loads(line)
             during = ", ".join(name for name, count in self._attacks.items() if count > 0)
             self._served.failed.update(f"{failure}, during: {during}" for failure in told.pop("failed"))
+            self._served.stood_still.update(told.pop("stood_still"))
             for name, value in told.items():
                 setattr(self._served, name, value)
             self._ready.set()
@@ -115,16 +120,19 @@ class Caller:
                 if reply.payload != "GOOD":
                     self._failed.append("a wrong reply")
             except AixgoError as error:
-                self._note(error, clock() - since, self._lag.since(since))
+                self._note(error, since, clock())
             self._served.slowest = max(self._served.slowest, clock() - since)
             await asyncio.sleep(0.02)
 
-    def _note(self, error: AixgoError, took: float, lag: float) -> None:
-        if isinstance(error, DeadlineExceeded) and lag > STOOD_STILL:
-            self._served.stood_still += 1
+    def _note(self, error: AixgoError, since: float, now: float) -> None:
+        patience = PATIENCE.get(type(error), float("inf"))
+        lag = self._lag.since(min(since, now - patience))
+        what = f"{type(error).__name__}: {error}"[:200]
+        what = f"{what}, after {now - since:.1f} s, with a lag of {lag:.1f} s"
+        if lag > patience / 2:
+            self._served.stood_still[what] += 1
         else:
-            what = f"{type(error).__name__}: {error}"[:200]
-            self._failed.append(f"{what}, after {took:.1f} s of which {lag:.1f} s were lag")
+            self._failed.append(what)
 
 
 async def run(control_plane: str, gateway: str, certificates: str = "") -> None:
@@ -155,9 +163,10 @@ async def run(control_plane: str, gateway: str, certificates: str = "") -> None:
 
 def tell(served: Served, failed: list[str], lag: LoopLag) -> None:
     """One line of what there is so far; each failure once."""
-    numbers = {"ok": served.ok, "stood_still": served.stood_still, "slowest": served.slowest, "lag": lag.worst}
-    print(json.dumps({**numbers, "failed": failed}), flush=True)
+    numbers = {"ok": served.ok, "slowest": served.slowest, "lag": lag.worst}
+    print(json.dumps({**numbers, "failed": failed, "stood_still": served.stood_still}), flush=True)
     failed.clear()
+    served.stood_still.clear()
 
 
 if __name__ == "__main__":

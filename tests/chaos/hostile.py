@@ -15,11 +15,12 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import grpc.aio
 from aixgo.runtime.channels import channel_options
@@ -38,6 +39,8 @@ LARGEST = 64 * 1024 * 1024
 """Bytes that an attacker's channel sends: more than any port takes."""
 RAW_TRIES, RPC_TRIES = 3, 4
 """Tries of each attack on each port in one round."""
+RAW_PAUSE = 0.5
+"""Seconds between two raw connections to one port; there are 18 ports, and this program shares their machine."""
 IDLE = 1_000
 """Idle connections of a round, on each of the ports in turn."""
 GROWTH = 64 * 1024 * 1024
@@ -123,12 +126,15 @@ class Siege:
 
     async def _raw(self, kind: str, victim: Victim, port: str) -> None:
         address, where = victim.ports[port], f"{kind} {victim.name} {port}"
-        tries: list[Awaitable[None]] = []
+        tries: list[Coroutine[Any, Any, None]] = []
         for name, make in RAW.items():
             tries += [raw_attack(self.book.of(name, where), address, make, self._rng) for _ in range(RAW_TRIES)]
         if port == "metrics":
             tries += [slow_reader(self.book.of("slow reader", where), address) for _ in range(RAW_TRIES)]
-        await asyncio.gather(*tries)
+        async with asyncio.TaskGroup() as group:
+            for one in tries:
+                group.create_task(one)
+                await asyncio.sleep(RAW_PAUSE)
 
     async def _rpcs(self, kind: str, fleet: Victims, victim: Victim) -> None:
         trusted = security(fleet.certificates, "keeper") if fleet.certificates else Security()
@@ -226,9 +232,10 @@ def table(siege: Siege) -> str:
     for kind, served in siege.served.items():
         lines.append(
             f"\ngood callers ({kind}): {served.ok} served, {served.failed.total()} failed,"
-            f" {served.stood_still} late because they stood still themselves, slowest {served.slowest:.1f} s,"
+            f" {served.stood_still.total()} while they stood still themselves, slowest {served.slowest:.1f} s,"
             f" worst lag of their event loop {served.lag:.1f} s"
         )
+        lines += [f"    stood still: {what} ({n}x)" for what, n in served.stood_still.items()]
     return "\n".join(lines)
 
 
