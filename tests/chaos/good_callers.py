@@ -125,11 +125,11 @@ class Caller:
             await asyncio.sleep(0.02)
 
     def _note(self, error: AixgoError, since: float, now: float) -> None:
-        patience = PATIENCE.get(type(error), float("inf"))
-        lag = self._lag.since(min(since, now - patience))
+        patience = PATIENCE.get(type(error))
+        lag = self._lag.since(since if patience is None else min(since, now - patience))
         what = f"{type(error).__name__}: {error}"[:200]
         what = f"{what}, after {now - since:.1f} s, with a lag of {lag:.1f} s"
-        if lag > patience / 2:
+        if patience is not None and lag > patience / 2:
             self._served.stood_still[what] += 1
         else:
             self._failed.append(what)
