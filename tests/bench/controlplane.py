@@ -1,12 +1,13 @@
 """What a control plane costs: its share of a core, memory and watch delay for 100, 1,000 and 10,000 instances.
 
 The control plane is a process of its own. Client processes simulate the instances: each has a lease of 10 s that it
-renews every third of that on a stream of its own, over a few connections a process. Nobody listens at their addresses,
-so nothing is probed here (see the prober for what that costs). A watcher follows one name while instances of it
-register and leave.
+renews every third of that on a stream of its own, over a few connections a process. Where the machine cannot run so
+many clients, which then lose leases, those are longer; the row says so, and its share is of fewer renewals. Nobody
+listens at their addresses, so nothing is probed here (see the prober for what that costs). A watcher follows one name
+while instances of it register and leave.
 
     python controlplane.py                              the table
-    python controlplane.py plane | crowd ADDRESS FIRST COUNT      the processes
+    python controlplane.py plane LEASE | crowd ADDRESS FIRST COUNT LEASE      the processes
 """
 
 from __future__ import annotations
@@ -37,23 +38,25 @@ CONNECTIONS = 16
 """Connections of each."""
 NAMES = 100
 """Agents that the instances serve, in turn."""
-LEASE = float(os.environ.get("AIXGO_BENCH_LEASE", "10"))
-"""Seconds; a longer one is for machines that cannot run so many clients, and needs the share scaled by hand."""
-WINDOW = max(10.0, LEASE / 3)
-"""Seconds over which the control plane's CPU is taken: three renewals of each lease of 10 s, one of a longer one."""
+LEASES = (10.0, 30.0, 90.0)
+"""Seconds; the first is what instances have in a fleet."""
+RENEWED = 3
+"""Renewals in the time of a lease."""
+WINDOW = 10.0
+"""Seconds, at least, over which the control plane's CPU is taken, and at least one renewal of every lease."""
 REGISTRATIONS = 200
 
 
-async def plane() -> None:
+async def plane(lease: float) -> None:
     from aixgo_controlplane.main import run_control_plane
 
     def ready(address: str) -> None:
         print(address, flush=True)
 
-    await run_control_plane("127.0.0.1:0", lease=LEASE, probe_interval=3600, ready=ready, stop=asyncio.Event())
+    await run_control_plane("127.0.0.1:0", lease=lease, probe_interval=3600, ready=ready, stop=asyncio.Event())
 
 
-async def crowd(address: str, first: int, count: int) -> None:
+async def crowd(address: str, first: int, count: int, lease: float) -> None:
     """Keep instances listed; says so once all are. What fails ends it."""
     channels = [
         grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)
@@ -63,16 +66,16 @@ async def crowd(address: str, first: int, count: int) -> None:
         for index in range(first, first + count):
             stub = stubs[index % CONNECTIONS]
             await stub.Register(pb.RegisterRequest(instance=instance_to_proto(instance(index))), timeout=30)
-            group.create_task(renew(stub, index))
+            group.create_task(renew(stub, index, lease / RENEWED))
         print("listed", flush=True)
 
 
-async def renew(stub: RegistryServiceStub, index: int) -> None:
+async def renew(stub: RegistryServiceStub, index: int, pause: float) -> None:
     """Renew one lease on a stream of its own, as a registrar does, without what a registrar costs its own process."""
     request = pb.RenewRequest(instance_id=f"{index:032x}", seq=1)
     call = stub.Renew()
     while True:
-        await asyncio.sleep(LEASE / 3)
+        await asyncio.sleep(pause)
         await call.write(request)
         answer = await call.read()
         if not isinstance(answer, pb.RenewResponse) or not answer.known:
@@ -152,33 +155,55 @@ async def snapshot_time(address: str, *, by_name: bool) -> float:
         await watching.close()
 
 
-def list_crowds(processes: ExitStack, address: str, count: int) -> None:
-    """Start the client processes, all at once, and wait until they have listed `count` instances."""
-    each, crowds = count // CROWDS, list[subprocess.Popen[str]]()
-    for index in range(CROWDS):
-        arguments = (sys.executable, __file__, "crowd", address, str(index * each), str(each))
-        crowds.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
-        processes.callback(crowds[-1].kill)
-    for started in crowds:
-        if started.stdout is None or started.stdout.readline().strip() != "listed":
-            raise SystemExit("the instances could not be listed")
+class Crowds:
+    """The client processes of one measurement: started all at once, killed with `processes`."""
+
+    def __init__(self, processes: ExitStack, address: str, count: int, lease: float) -> None:
+        each = count // CROWDS
+        self._started = list[subprocess.Popen[str]]()
+        for first in range(0, each * CROWDS, each):
+            arguments = (sys.executable, __file__, "crowd", address, str(first), str(each), str(lease))
+            started = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            processes.callback(started.wait)
+            processes.callback(started.kill)
+            self._started.append(started)
+
+    def listed(self) -> bool:
+        """Wait until they have listed their instances; False when one ended before, having lost a lease."""
+        return all(started.stdout is not None and started.stdout.readline() for started in self._started)
+
+    def alive(self) -> bool:
+        """Whether no lease has been lost."""
+        return all(started.poll() is None for started in self._started)
 
 
 async def measure(count: int) -> tuple[str, ...]:
     """One row of the table."""
+    for lease in LEASES:
+        row = await _measured(count, lease)
+        if row is not None:
+            return (f"{count:,}" if lease == LEASES[0] else f"{count:,}, leases of {lease:.0f} s", *row)
+    return (f"{count:,}", "the clients lost their leases", *[""] * (len(COLUMNS) - 2))
+
+
+async def _measured(count: int, lease: float) -> tuple[str, ...] | None:
+    """A row without its first column; None when clients lost leases, having too little of the machine."""
     with ExitStack() as processes:
-        address, pid = processes.enter_context(process("plane"))
-        list_crowds(processes, address, count)
-        await asyncio.sleep(LEASE / 3)
+        address, pid = processes.enter_context(process("plane", str(lease)))
+        crowds = Crowds(processes, address, count, lease)
+        if not crowds.listed():
+            return None
+        await asyncio.sleep(lease / RENEWED)
         cpu, begun = cpu_of(pid), time.perf_counter()
-        await asyncio.sleep(WINDOW)
+        await asyncio.sleep(max(WINDOW, lease / RENEWED))
         share = (cpu_of(pid) - cpu) / (time.perf_counter() - begun)
         memory = resident(pid)
         found, lost = (quantiles(delays, n=100) for delays in await watch_delays(address))
         one = await snapshot_time(address, by_name=True)
         everything = await snapshot_time(address, by_name=False)
+        if not crowds.alive():
+            return None
         return (
-            f"{count:,}",
             f"{share:.1%}",
             f"{memory:.0f} MiB",
             f"{found[49] * 1000:.1f} / {found[98] * 1000:.1f} ms",
@@ -216,9 +241,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["plane"]:
-            asyncio.run(plane())
-        case ["crowd", address, first, count]:
-            asyncio.run(crowd(address, int(first), int(count)))
+        case ["plane", lease]:
+            asyncio.run(plane(float(lease)))
+        case ["crowd", address, first, count, lease]:
+            asyncio.run(crowd(address, int(first), int(count), float(lease)))
         case _:
             main()
