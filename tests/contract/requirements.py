@@ -23,6 +23,9 @@ PROMISES: dict[str, str] = {
     "call.depth": "At most 10 calls lie inside one another; a circle of agents ends with DepthExceeded.",
     # limits
     "limits.queue": "Calls beyond what an agent takes at once wait their turn; beyond its queue they are refused.",
+    "limits.deadline": "A call that could not end in time, as long as calls take, is refused instead of waiting.",
+    "limits.elsewhere": "What one instance has no room for is taken by another, idempotent or not.",
+    "limits.rate": "Each caller may call a process so often; what is too much was not accepted, and may go elsewhere.",
     # errors
     "errors.class": "A caller catches the class that the agent raised, with its fields, wherever the agent lives.",
     "errors.foreign": "An exception that is none of aixgo's arrives as AgentFailed that names it.",
@@ -90,6 +93,14 @@ PROMISES: dict[str, str] = {
     "patterns.metadata": "A pattern's reply says pattern, agents, tokens and cost.",
     # only processes
     "fleet.replicas": "Calls are spread over the instances of a name.",
+    "fleet.first_call": "Whom an agent is known to call is found though all control planes died before the first call.",
+    "fleet.hedged": "A hedged call has the reply of whichever instance answers first; the other ends.",
+    "fleet.hedged_usage": "What the loser of a hedged call has spent is counted once, or the usage is incomplete.",
+    "fleet.hedged_idempotent": "A call of an agent that is not idempotent is never hedged.",
+    "fleet.ejected": "An instance that refuses connections gets no calls until it is healthy; then it has some again.",
+    "fleet.rests": "An instance that refuses calls of one agent is left alone with those, and has calls of the others.",
+    "fleet.least_loaded": "Calls go to the instance that says that it runs fewer, whoever made those.",
+    "fleet.retry_budget": "Retries add a fifth to the calls at most, after the first 200.",
     "fleet.killed": "Killing one of two instances fails no call to an idempotent agent.",
     "fleet.frozen": "An instance that stands still fails no idempotent call, and has calls again when it moves on.",
     "fleet.control_plane": "Killing the control plane fails no call; when it is back all are listed within one lease.",
