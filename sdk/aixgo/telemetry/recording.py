@@ -29,6 +29,8 @@ CALLERS = 256
 """Spans of callers that are kept as contexts: one span calls more than once, and contexts cannot be changed."""
 _MAX_DESCRIPTION = 500
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_PLAIN = 55
+"""Characters of a traceparent of the version that is known."""
 _KINDS: Mapping[str, trace.SpanKind] = {kind.name.lower(): kind for kind in trace.SpanKind}
 _WHOLE = ("ParentBased", "ParentBasedTraceIdRatio")
 """Samplers that keep a trace or leave it out as a whole."""
@@ -71,7 +73,7 @@ class Recorder:
         above = get_current()
         if tracestate or baggage:
             return _Within(_extract(above, traceparent, tracestate, baggage))
-        if not above:
+        if not above and len(traceparent) == _PLAIN:
             return _Within(self._by_caller(traceparent))
         return _Within(self._called(traceparent, above))
 
