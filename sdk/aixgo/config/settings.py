@@ -59,9 +59,9 @@ class Settings(BaseSettings):
         default=(), description="host:port of each control plane, by commas; overrides deployment.control_plane."
     )
     transport: Annotated[Literal["plain", "session", "auto"], BeforeValidator(_lower)] = Field(
-        default="plain",
-        description="How calls travel: plain is one RPC for each; auto shares one stream with each instance that is"
-        " known to offer that; session tries it with every instance.",
+        default="auto",
+        description="How calls travel: auto shares one stream with each instance that is known to offer that; plain is"
+        " one RPC for each call; session tries a stream with every instance.",
     )
     listen: Address = Field(default="127.0.0.1:0", description="host:port that servers bind; port 0 is any free one.")
     advertise_address: Address | None = Field(default=None, description="host:port that others reach a server at.")

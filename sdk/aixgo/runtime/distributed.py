@@ -46,7 +46,7 @@ class DistributedRuntime(BaseRuntime):
     `dns:///host:port` for every address of a host name, looked up again every few seconds. The name `*` stands for all
     names that are not known otherwise: `{"*": "gateway:50051"}` for a gateway, `{"*": "dns:///{name}.agents:50051"}`
     for a headless Service of each agent. `resolve` looks host names up, in place of the system. `security` says how
-    others are dialled (without it: in plain text). `transport` says how calls travel: `plain`, `session` or `auto` (see
+    others are dialled (without it: in plain text). `transport` says how calls travel: `auto`, `plain` or `session` (see
     TransportChoice). `hedged` are the seconds after which calls of an agent are hedged, by its name, as
     `CallOptions.hedge_after` says for one call. It must be entered (`async with`) before it calls other processes.
     """
@@ -62,7 +62,7 @@ class DistributedRuntime(BaseRuntime):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         resolve: Resolve = system_resolve,
         security: Security | None = None,
-        transport: TransportChoice | str = TransportChoice.PLAIN,
+        transport: TransportChoice | str = TransportChoice.AUTO,
         hedged: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
