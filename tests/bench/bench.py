@@ -31,7 +31,7 @@ from cores import COLUMNS as CORES
 from cores import calls_per_core
 from fan_out import fan_out_costs
 from growth import IN_FLIGHTS, PAYLOADS, TOKEN_RATES, growth
-from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS, UVLOOP, peer
+from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS, UVLOOP, cost, peer
 from options import option_costs
 from page import Page
 from patterns import fan_outs, overheads
@@ -73,14 +73,14 @@ async def local_call() -> tuple[str, str, str]:
     async def measured(message: Message) -> Message:
         target, execute, runtime = "nothing", nothing.execute, measured.runtime
         for _ in range(ROUNDS):
-            begun = time.perf_counter()
+            begun = time.process_time()
             for _ in range(10_000):
                 await execute(message)
-            bare = time.perf_counter() - begun
-            begun = time.perf_counter()
+            bare = time.process_time() - begun
+            begun = time.process_time()
             for _ in range(10_000):
                 await runtime.call(target, message)
-            rows.append((bare / 10_000, (time.perf_counter() - begun) / 10_000))
+            rows.append((bare / 10_000, (time.process_time() - begun) / 10_000))
         return message
 
     async with LocalRuntime() as runtime:
@@ -97,7 +97,7 @@ async def local_call() -> tuple[str, str, str]:
 
 
 async def remote_call() -> list[tuple[str, str, str]]:
-    with peer("raw") as (raw_address, _, _), peer("agent", "1") as (address, _, _):
+    with peer("raw") as (raw_address, raw_pid, _), peer("agent", "1") as (address, pid, _):
         message = Message(PAYLOAD)
         request = pb.ExecuteRequest(agent="echo0", message=encode_message(message))
         async with (
@@ -114,13 +114,15 @@ async def remote_call() -> list[tuple[str, str, str]]:
 
             await rate(raw, 2_000, IN_FLIGHT)
             await rate(ours, 2_000, IN_FLIGHT)
-            busy, alone = [], []
+            busy, alone, spent = [], [], []
             for _ in range(ROUNDS):
                 busy.append((await rate(raw, 4_000, IN_FLIGHT), await rate(ours, 4_000, IN_FLIGHT)))
                 alone.append((await rate(raw, 500, 1), await rate(ours, 500, 1)))
+                spent.append([((await cost(work, 2_000, to)).both,) for work, to in ((raw, raw_pid), (ours, pid))])
     return [
         _ratio("DistributedRuntime.call, 64 in flight: p50", busy, 0, "ms", "<= 1.25"),
         _ratio("DistributedRuntime.call, 64 in flight: calls/s", busy, 1, "/s", ">= 0.80"),
+        _ratio("DistributedRuntime.call, 64 in flight: CPU of both sides", spent, 0, "ms", "-"),
         _ratio("DistributedRuntime.call, one at a time: p50", alone, 0, "ms", "-"),
     ]
 
