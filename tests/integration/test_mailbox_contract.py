@@ -21,6 +21,7 @@ from aixgo import call as ambient
 from aixgo.errors import AgentNotFound, DeadlineExceeded, MailboxFull, MessageTooLarge, WrongState
 from aixgo.mailboxes import delivery as delivery_module
 from aixgo.mailboxes import nats_layout as layout
+from aixgo.mailboxes import nats_receiver
 from aixgo.mailboxes.contract import Letter, LetterNotFound, Mailboxes, MailboxPolicy, MailboxUnavailable
 from aixgo.mailboxes.delivery import LetterDelivery
 from aixgo.mailboxes.memory import MemoryMailboxes
@@ -84,7 +85,7 @@ def post_of(request: pytest.FixtureRequest, folder: Path) -> Post:
 
 
 @asynccontextmanager
-async def all_closed(post: Post) -> AsyncIterator[Post]:
+async def all_closed(post: Post) -> AsyncGenerator[Post]:
     try:
         yield post
     finally:
@@ -420,17 +421,44 @@ async def test_a_letter_whose_receivers_all_died_is_a_dead_letter(lasting: Post)
         await deliveries.aclose()
 
 
+@asynccontextmanager
+async def waiting_for(deliveries: AsyncGenerator[LetterDelivery]) -> AsyncGenerator[asyncio.Future[LetterDelivery]]:
+    """A receiver that waits for its next delivery for as long as the block, whatever comes of the block."""
+    waiting = asyncio.ensure_future(anext(deliveries))
+    await asyncio.sleep(0)
+    try:
+        yield waiting
+    finally:
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
 async def test_a_letter_that_takes_long_stays_with_its_receiver(lasting: Post) -> None:
-    working, idle = lasting.open(ack_wait=0.6), lasting.open(ack_wait=0.6)
+    """A machine that stands still for longer than `ack_wait` rightly loses the letter: then the next one is longer."""
+    for ack_wait in (0.6, 2.4, 9.6):
+        lasting.agent = f"box-{new_id()[:8]}"
+        if await stays(lasting, ack_wait):
+            return
+    pytest.fail("it came to another receiver, however long ack_wait was")
+
+
+async def stays(lasting: Post, ack_wait: float) -> bool:
+    """Whether a letter that takes over three times as long as `ack_wait` goes to nobody else; the next one has to."""
+    working, idle = lasting.open(ack_wait=ack_wait), lasting.open(ack_wait=ack_wait)
     await put(working, lasting.agent, "long", session="s")
-    async with aclosing(working.receive(lasting.agent)) as ours, aclosing(idle.receive(lasting.agent)) as theirs:
+    async with (
+        aclosing(working.receive(lasting.agent)) as ours,
+        aclosing(idle.receive(lasting.agent)) as theirs,
+        waiting_for(theirs) as other,
+    ):
         async with await following(ours):
-            other = asyncio.ensure_future(anext(theirs))
-            done, _ = await asyncio.wait({other}, timeout=2.0)  # over three times as long as it would take to lose it
-            assert not done
+            done, _ = await asyncio.wait({other}, timeout=3.3 * ack_wait)
+            if done:
+                return False
         await put(working, lasting.agent, "next", session="s")
         async with await asyncio.wait_for(other, BOUND) as message:
             assert message.payload == "next"
+    return True
 
 
 async def test_a_message_over_the_limit_of_the_server_is_refused(in_nats: Post) -> None:
@@ -439,15 +467,24 @@ async def test_a_message_over_the_limit_of_the_server_is_refused(in_nats: Post) 
         await mailboxes.put(in_nats.agent, Letter(Message(b"x" * 1024 * 1024)), BOUND)
 
 
-async def test_what_is_no_letter_is_a_dead_letter_at_once(in_nats: Post) -> None:
+@asynccontextmanager
+async def foreign(post: Post) -> AsyncGenerator[Any]:
+    """JetStream on the server of `post`, as an administrator has it."""
     import nats
 
+    assert post.server is not None
+    client = await nats.connect(post.server.url)
+    try:
+        yield client.jetstream(timeout=BOUND)
+    finally:
+        await client.close()
+
+
+async def test_what_is_no_letter_is_a_dead_letter_at_once(in_nats: Post) -> None:
     mailboxes = in_nats.open()
     await put(mailboxes, in_nats.agent, "makes the mailbox")
-    assert in_nats.server is not None
-    foreign = await nats.connect(in_nats.server.url)
-    await foreign.jetstream().publish(layout.mail_subject(in_nats.agent, ""), b"\xff no letter")
-    await foreign.close()
+    async with foreign(in_nats) as jetstream:
+        await jetstream.publish(layout.mail_subject(in_nats.agent, ""), b"\xff no letter")
     async with aclosing(mailboxes.receive(in_nats.agent)) as deliveries:
         assert await work(deliveries, 1) == [("makes the mailbox", 1)]
         await put(mailboxes, in_nats.agent, "next")
@@ -457,27 +494,51 @@ async def test_what_is_no_letter_is_a_dead_letter_at_once(in_nats: Post) -> None
     assert dead.reason.startswith("InvalidMessage")
 
 
+async def delete(post: Post, what: str) -> None:
+    """Delete a mailbox's stream or consumer; a server that cannot at once, because it is in use, is asked again."""
+    from nats.js.errors import NotFoundError, ServerError
+
+    stream = layout.mail_stream_name(post.agent)
+    async with foreign(post) as jetstream, asyncio.timeout(BOUND):
+        while True:
+            try:
+                if what == "stream":
+                    await jetstream.delete_stream(stream)
+                else:
+                    await jetstream.delete_consumer(stream, layout.ANY)
+            except NotFoundError:  # an earlier try did it, and failed with its files
+                return
+            except ServerError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
 @pytest.mark.parametrize("what", ["consumer", "stream"])
 async def test_a_mailbox_that_somebody_deletes_is_made_again(in_nats: Post, what: str) -> None:
-    import nats
-
     mailboxes = in_nats.open()
     await put(mailboxes, in_nats.agent, "first")
     async with aclosing(mailboxes.receive(in_nats.agent)) as deliveries:
         await work(deliveries, 1)
-        waiting = asyncio.ensure_future(anext(deliveries))
-        await asyncio.sleep(0)
-        assert in_nats.server is not None
-        foreign = await nats.connect(in_nats.server.url)
-        stream = layout.mail_stream_name(in_nats.agent)
-        if what == "stream":
-            await foreign.jetstream().delete_stream(stream)
-        else:
-            await foreign.jetstream().delete_consumer(stream, layout.ANY)
-        await foreign.close()
+        async with waiting_for(deliveries) as waiting:
+            await delete(in_nats, what)
+            await put(mailboxes, in_nats.agent, "second")
+            async with await asyncio.wait_for(waiting, 2 * BOUND) as message:
+                assert message.payload == "second"
+
+
+async def test_a_mailbox_is_made_again_when_the_server_says_nothing_of_its_deletion(
+    in_nats: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_receiver, "EXPIRES", 1.0)
+    monkeypatch.setattr(nats_receiver, "OVERDUE", 2.0)
+    mailboxes = in_nats.open()
+    await put(mailboxes, in_nats.agent, "first")
+    async with aclosing(mailboxes.receive(in_nats.agent)) as deliveries:
+        async with await following(deliveries):
+            await delete(in_nats, "consumer")  # nobody waits at it who could be told
         await put(mailboxes, in_nats.agent, "second")
-        async with await asyncio.wait_for(waiting, BOUND) as message:
-            assert message.payload == "second"
+        assert await work(deliveries, 1) == [("second", 1)]
 
 
 async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back(in_nats: Post) -> None:
@@ -509,9 +570,15 @@ async def test_a_wrong_password_is_a_typed_error_that_does_not_show_it(in_nats: 
             if password == "right":
                 assert await mailboxes.put(in_nats.agent, Letter(Message("x")), BOUND)
                 continue
-            with pytest.raises(MailboxUnavailable, match="Authorization") as caught:
-                await mailboxes.put(in_nats.agent, Letter(Message("x")), 1.0)
-            assert password not in str(caught.value)
+            said = ""
+            for timeout in (1.0, 5.0, BOUND):  # a busy machine may take long to hear the server's no
+                with pytest.raises(MailboxUnavailable) as caught:
+                    await mailboxes.put(in_nats.agent, Letter(Message("x")), timeout)
+                said = str(caught.value)
+                assert password not in said
+                if "authorization" in said.lower():
+                    break
+            assert "authorization" in said.lower()
     finally:
         await all_of(in_nats)
         server.kill()

@@ -1,7 +1,8 @@
 """Mailboxes in NATS JetStream: they outlive every process, and agents on many machines share them.
 
 Implements `contract.py`. Wiring of its parts: `nats_layout.py` (what lies where), `nats_link.py` (the connection),
-`nats_receiver.py` (what comes in), `nats_ledger.py` (receipts and dead letters). Needs the extra `nats`.
+`nats_streams.py` (making streams), `nats_receiver.py` (what comes in), `nats_ledger.py` (receipts and dead letters).
+Needs the extra `nats`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from aixgo.mailboxes.contract import (
 )
 from aixgo.mailboxes.delivery import LetterDelivery
 from aixgo.mailboxes.letters import decode_letter, encode_letter, unreadable
-from aixgo.mailboxes.nats_ledger import BUSY, DONE, REPLAYS, Ledger, make_stream
+from aixgo.mailboxes.nats_ledger import BUSY, DONE, REPLAYS, Ledger
 from aixgo.mailboxes.nats_link import AGAIN, UNKNOWN_CONSUMER, NatsLink, NoStream, Refused
 from aixgo.mailboxes.nats_receiver import NAK, Arrival, Receiver
 from aixgo.mailboxes.nats_room import Room
+from aixgo.mailboxes.nats_streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,8 @@ class NatsMailboxes:
         self._replicas, self._clock, self._sleep = replicas, clock, sleep
         self._link = NatsLink(url, sleep=sleep)
         self._room = Room(self._link, self.policy)
-        self._ledger = Ledger(self._link, self.policy, replicas, sleep)
+        self._streams = Streams(self._link, sleep)
+        self._ledger = Ledger(self._link, self._streams, self.policy, replicas, sleep)
         self._link.on_reconnect(self._reconnected)
         self._own: dict[str, bool] = {}
         self._careful_until: dict[str, float] = {}
@@ -185,7 +188,7 @@ class NatsMailboxes:
     async def _make(self, agent: str, timeout: float) -> None:
         """Make the stream of an agent of this process, unless that was done since the server has started."""
         if not self._own.get(agent, True):
-            await make_stream(self._link, layout.mail_stream(agent, self._replicas), timeout)
+            await self._streams.make(layout.mail_stream(agent, self._replicas), timeout)
             if agent in self._own:
                 self._own[agent] = True
 

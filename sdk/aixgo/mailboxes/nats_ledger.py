@@ -1,6 +1,7 @@
 """What is known of letters beyond their mailboxes in NATS: receipts of deliveries, dead letters, and sound consumers.
 
-All are records under one subject each, the newest of which counts. Below: `nats_link.py`; above: `nats.py`.
+All are records under one subject each, the newest of which counts. Below: `nats_link.py`, `nats_streams.py`; above:
+`nats.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from aixgo.mailboxes.nats_link import (
     Refused,
 )
 from aixgo.mailboxes.nats_room import stream_state
+from aixgo.mailboxes.nats_streams import Streams
 from aixgo.message import new_id
 
 REPLAYS = "Aixgo-Replays"
@@ -55,18 +57,20 @@ class Ledger:
     def __init__(
         self,
         link: NatsLink,
+        streams: Streams,
         policy: MailboxPolicy,
         replicas: int,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._link, self._policy, self._replicas, self._sleep = link, policy, replicas, sleep
+        self._link, self._streams, self._sleep = link, streams, sleep
+        self._policy, self._replicas = policy, replicas
         self._nonce = new_id()
 
     async def make(self, timeout: float) -> None:
         """Make the streams where they are not there yet. Raises MailboxUnavailable, Refused."""
-        await make_stream(self._link, layout.receipts_stream(self._policy, self._replicas), timeout)
-        await make_stream(self._link, layout.dead_stream(self._replicas), timeout)
-        await make_stream(self._link, layout.consumers_stream(self._replicas), timeout)
+        await self._streams.make(layout.receipts_stream(self._policy, self._replicas), timeout)
+        await self._streams.make(layout.dead_stream(self._replicas), timeout)
+        await self._streams.make(layout.consumers_stream(self._replicas), timeout)
 
     async def claim(self, agent: str, server: str, timeout: float) -> bool:
         """Whether it is for this process to make the consumers of a mailbox anew, since `server` has started.
@@ -198,20 +202,6 @@ class Ledger:
             raise
         message = answer["message"]
         return Record(message["seq"], b64decode(message.get("data", "")), _headers(b64decode(message.get("hdrs", ""))))
-
-
-async def make_stream(link: NatsLink, wanted: Mapping[str, Any], timeout: float) -> None:
-    """Make a stream, or give the one that there is the limits that are wanted. Raises MailboxUnavailable, Refused."""
-    name = wanted["name"]
-    try:
-        there = (await link.question(f"STREAM.INFO.{name}", None, timeout))["config"]
-    except Refused as error:
-        if error.number != UNKNOWN_STREAM:
-            raise
-        await link.question(f"STREAM.CREATE.{name}", wanted, timeout)
-        return
-    if any(there.get(key, value) != value for key, value in wanted.items()):
-        await link.question(f"STREAM.UPDATE.{name}", {**there, **wanted}, timeout)
 
 
 def _dead(record: Record) -> DeadLetter:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from pydantic import SecretStr
@@ -170,7 +171,7 @@ class NatsLink:
                 reconnect_time_wait=0.2,
                 max_reconnect_attempts=-1,
                 ping_interval=PING,
-                error_cb=self._failed,
+                error_cb=partial(self._failed, client),
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
             )
@@ -179,8 +180,10 @@ class NatsLink:
             raise
         return client
 
-    async def _failed(self, error: Exception) -> None:
+    async def _failed(self, client: Any, error: Exception) -> None:
         self._last_error = f"{type(error).__name__}: {error}"
+        if client.is_connecting and _hung_up(error) and client._server_info.get("auth_required"):  # noqa: SLF001  # see `server`
+            self._last_error += "; the server asks for authorization, and may have refused that of mailbox.url"
         log.debug("NATS: %s", self._last_error)
 
     async def _disconnected(self) -> None:
@@ -200,3 +203,10 @@ class NatsLink:
             " JetStream",
             retry_after=1.0,
         )
+
+
+def _hung_up(error: Exception) -> bool:
+    """Whether a server has closed the connection. The reason that it gave first is lost when that overtakes it."""
+    from nats import errors  # with `client`
+
+    return isinstance(error, ConnectionResetError | BrokenPipeError | errors.UnexpectedEOF)

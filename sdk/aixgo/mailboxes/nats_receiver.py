@@ -20,11 +20,15 @@ from typing import Any, Self
 from aixgo.mailboxes import nats_layout as layout
 from aixgo.mailboxes.contract import MailboxPolicy
 from aixgo.mailboxes.nats_link import AGAIN, NOT_THERE, NatsLink, Refused
+from aixgo.mailboxes.nats_streams import DELETION
 
 log = logging.getLogger(__name__)
 
-EXPIRES = 30.0
-"""Seconds for which a pull request waits at the server."""
+EXPIRES = 10.0
+"""Seconds for which a pull request waits at the server, which then says that nothing came."""
+OVERDUE = 15.0
+"""Seconds after which a pull request that heard not even that is lost. A server says nothing to one whose consumer is
+gone, or goes at that moment, so the mailbox is made again then."""
 GRACE = 1.0
 """Seconds for which a letter is kept that nobody waits for."""
 ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
@@ -71,6 +75,7 @@ class Receiver:
         self._held: dict[int, Arrival] = {}
         self._closed = False
         self._stale = True
+        self._deleted = False
 
     async def __aenter__(self) -> Self:
         client = await self._link.connected()
@@ -90,8 +95,7 @@ class Receiver:
             await self._subscription.unsubscribe()
         except Exception as failure:  # noqa: BLE001  # the connection may be closed; the server then has forgotten it
             log.debug("unsubscribing failed: %s", failure)
-        while not self._arrivals.empty():
-            self._sort_in(self._arrivals.get_nowait())
+        self._sort_all()
         for arrival in self._buffer:
             await self._link.send(arrival.reply, NAK)
 
@@ -106,18 +110,20 @@ class Receiver:
         It waits for a server that is away. Raises MailboxUnavailable when one that is there cannot be prepared.
         """
         while True:
-            while not self._arrivals.empty():
-                self._sort_in(self._arrivals.get_nowait())
+            self._sort_all()
             if self._buffer:
                 return self._buffer.popleft()
             if self._closed:
                 return None
+            if self._deleted:
+                await self._outlast_deletion()
+                continue
             await self._ask()
             try:
-                async with asyncio.timeout(EXPIRES + 5):
+                async with asyncio.timeout(self._patience()):
                     self._sort_in(await self._arrivals.get())
             except TimeoutError:
-                self._asked.clear()
+                log.debug("nothing was heard of the mailbox of %s for %g s", self._agent, OVERDUE)
 
     def let_go(self, arrival: Arrival) -> None:
         """Renew a letter no longer: it is settled, or nobody works on it."""
@@ -141,6 +147,7 @@ class Receiver:
 
     async def _ask(self) -> None:
         await self._link.connected()
+        self._miss_answers()
         while self._stale:
             self._stale = False  # before, so that a restart meanwhile is not missed
             try:
@@ -149,13 +156,34 @@ class Receiver:
                 self._stale = True
                 raise
             await self._sleep(AGAIN if self._stale else 0)
-        now = self._clock()
         wanted = json.dumps({"batch": 1, "expires": int(EXPIRES * layout.NANOSECONDS)}).encode()
         for lane in layout.LANE_NAMES:
-            if now - self._asked.get(lane, -EXPIRES) >= EXPIRES:
-                self._asked[lane] = now
+            if lane not in self._asked:
+                self._asked[lane] = self._clock()
                 reply = f"{self._inbox}.{lane}"
                 await self._link.send(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{lane}", wanted, reply)
+
+    def _patience(self) -> float:
+        """Seconds until the next answer is overdue."""
+        return max(0.0, min(self._asked.values()) + OVERDUE - self._clock())
+
+    def _miss_answers(self) -> None:
+        now = self._clock()
+        for lane in [lane for lane, since in self._asked.items() if now - since >= OVERDUE]:
+            log.debug("a question to lane %s of %s was lost, and is asked again", lane, self._agent)
+            del self._asked[lane]
+            self._stale = True
+
+    async def _outlast_deletion(self) -> None:
+        """Wait until what somebody deletes is gone: its consumers are told one by one, and before their files go."""
+        await self._sleep(DELETION)
+        self._sort_all()
+        self._deleted = False
+        self._asked.clear()
+
+    def _sort_all(self) -> None:
+        while not self._arrivals.empty():
+            self._sort_in(self._arrivals.get_nowait())
 
     def _sort_in(self, message: Any) -> None:
         """Take note of what came: a letter, the word that none came, or (None) that all has to be asked again."""
@@ -165,7 +193,8 @@ class Receiver:
         self._asked.pop(lane, None)
         if not message.reply.startswith("$JS.ACK."):
             told: dict[str, str] = message.headers or {}
-            self._stale = self._stale or told.get("Status") == "503" or "Deleted" in told.get("Description", "")
+            self._deleted = self._deleted or "Deleted" in told.get("Description", "")
+            self._stale = self._stale or self._deleted or told.get("Status") == "503"
             return
         about = message.metadata
         now = self._clock()
