@@ -83,13 +83,15 @@ class RunningCall:
             self.close_budget()
         if self.ended is not None:
             self.ended.set()
-        if self.task is not None and (self.late or self.cancelled):
+        if (self.late or self.cancelled) and self.task is not None:
             self.task.uncancel()
-        if isinstance(error, AixgoError):
-            error.usage = ledger.usage
         # Its Cancel may be on the way however it ended: the RPC was cancelled while the reply was being sent.
         if error is not None or self._budget is not None or ledger.usage is not NO_USAGE:
             server.remember(self._call_id, ledger.usage)
+        if error is None:
+            return
+        if isinstance(error, AixgoError):
+            error.usage = ledger.usage
         if not isinstance(error, asyncio.CancelledError):
             return
         if self.late:

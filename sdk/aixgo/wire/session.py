@@ -64,8 +64,6 @@ _CALL, _OPEN, _EVENT, _RESULT = b"\x08", 2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2
 """The keys of `call` (field 1, varint), `open`, `event` and `result` (fields 2 to 4, length-delimited) in Frame."""
 _MESSAGE = 1 << 3 | 2
 """The key of `message` in Result: field 1, length-delimited."""
-_HEADER = 5
-"""Bytes of the longest header of a frame."""
 _FROM_CALLER = frozenset(("open", "cancel", "credit"))
 _FROM_CALLEE = frozenset(("event", "result", "error"))
 _OF_SESSION = frozenset(("error", "drain", "load"))
@@ -107,7 +105,8 @@ class OpenCall:
 class Outbox:
     """Frames that wait to be written, in order, none of them too large for a message of `max_bytes`.
 
-    They are kept encoded: that is when their size is known, and what a message is then made of by joining them.
+    They are kept encoded, as fields of a message: that is when their size is known, and a message is then made by
+    joining them.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -131,8 +130,9 @@ class Outbox:
                 " send less, or raise max_message_bytes on both sides",
                 fields={"limit": self._max_bytes - FRAMING},
             )
-        self._frames.append((encoded, opens))
-        self.bytes += size
+        field = header(_FRAMES, size) + encoded
+        self._frames.append((field, opens))
+        self.bytes += len(field)
 
     def take(self, limit: int = MAX_BATCH) -> bytes:
         """The next frames, out of the box, as an encoded SessionRequest or SessionResponse.
@@ -140,20 +140,21 @@ class Outbox:
         As many as `limit` bytes hold, and at least one if there is any; b"" when there is none.
         """
         message: list[bytes] = []
-        frames, room = self._frames, min(limit, self._max_bytes)
+        frames, room, left = self._frames, min(limit, self._max_bytes), self.bytes
         while frames:
-            encoded, opens = frames[0]
-            size = len(encoded)
-            if size + _HEADER > room and message:
+            field, opens = frames[0]
+            size = len(field)
+            if size > room and message:
                 break
             frames.popleft()
-            self.bytes -= size
+            left -= size
             if opens is not None:
                 if opens.stage is _ENDED:  # withdrawn before anybody saw it
                     continue
                 opens.taken = True
-            room -= size + _HEADER
-            message += header(_FRAMES, size), encoded
+            room -= size
+            message.append(field)
+        self.bytes = left
         return b"".join(message)
 
     def clear(self) -> None:
