@@ -229,11 +229,12 @@ class Session:
         grant: Grant,
     ) -> AsyncGenerator[Event]:
         inbox = _Inbox(self._loop)
+        waiting = inbox.events
         number, due = self._open(encoded, inbox, timeout, stream=True)
         path = likely = (*request.context.agent_path, request.agent)
         taken = 0
         try:
-            while isinstance(frame := inbox.next() or await inbox.arrival(), types_pb2.Event):
+            while isinstance(frame := waiting.popleft() if waiting else await inbox.arrival(), types_pb2.Event):
                 event = decode_event(frame, likely)
                 yield event
                 likely, taken = event.path, taken + 1
@@ -403,7 +404,8 @@ class _Inbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._events: deque[types_pb2.Event] = deque()
+        self.events: deque[types_pb2.Event] = deque()
+        """Those that wait; when there are none, `arrival` waits for the next."""
         self._end: pb.Frame | Exception | None = None
         self._reader: asyncio.Future[None] | None = None
 
@@ -414,7 +416,7 @@ class _Inbox:
 
     def add(self, event: types_pb2.Event) -> None:
         """Another event."""
-        self._events.append(event)
+        self.events.append(event)
         if self._reader is not None:
             self._wake(self._reader)
 
@@ -430,20 +432,16 @@ class _Inbox:
         """It has ended with this error, to be raised once all events are read."""
         self._set_end(error)
 
-    def next(self) -> types_pb2.Event | None:
-        """The next event; None when none waits."""
-        return self._events.popleft() if self._events else None
-
     async def arrival(self) -> types_pb2.Event | pb.Frame:
         """The next event, waited for; after the last one the frame that has ended it. Raises the error that has."""
-        while not self._events:
+        while not self.events:
             if isinstance(self._end, Exception):
                 raise self._end
             if self._end is not None:
                 return self._end
             self._reader = self._loop.create_future()
             await self._reader
-        return self._events.popleft()
+        return self.events.popleft()
 
     def _set_end(self, end: pb.Frame | Exception) -> None:
         self._end = end

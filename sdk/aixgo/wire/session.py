@@ -240,19 +240,19 @@ class CallerSession:
         violation.
         """
         kind, number = frame.WhichOneof("kind"), frame.call
+        call = self._calls.get(number)
+        if kind == "event" and call is not None:  # first, because most frames are
+            return self._event(number, call)
         if kind is None or self.stage is SessionStage.CLOSED:
             return ""
         if number == 0:
             return self._of_session(kind)
         if kind not in _FROM_CALLEE:
             raise _violated(f"a callee sent a frame of the kind {kind!r} for call {number}")
-        call = self._calls.get(number)
         if call is None:
             if number > self._last:
                 raise _violated(f"a frame came for call {number}, which was never opened")
             return ""
-        if kind == "event":
-            return self._event(number, call)
         del self._calls[number]
         call.stage = _ENDED
         return kind
