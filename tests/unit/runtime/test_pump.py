@@ -15,7 +15,7 @@ from aixgo.errors import AixgoError, CallCancelled, DeadlineExceeded, InternalEr
 from aixgo.events import Event
 from aixgo.runtime import entry
 from aixgo.runtime.entry import agent_events, bounded, run_agent
-from aixgo.runtime.pump import BUFFER, PumpedStream
+from aixgo.runtime.pump import BUFFER, ROOM, PumpedStream
 
 Source = Callable[[], AsyncIterator[Event]]
 LEAK: ContextVar[str] = ContextVar("leak", default="outside")
@@ -80,6 +80,29 @@ async def test_a_slow_reader_makes_the_agent_wait() -> None:
         assert made <= BUFFER + 2
         texts = [event.text async for event in events if isinstance(event, Delta)]
     assert texts == [str(number) for number in range(1, BUFFER * 3)]
+
+
+async def test_a_source_that_was_ahead_goes_on_when_half_of_its_events_are_read_and_not_for_each() -> None:
+    made = 0
+
+    async def many() -> AsyncIterator[Event]:
+        nonlocal made
+        while True:
+            made += 1
+            yield Delta(str(made))
+
+    async def made_after(read: int) -> int:
+        for _ in range(read):
+            await anext(stream)
+        for _ in range(BUFFER):
+            await asyncio.sleep(0)
+        return made
+
+    stream, _ = pumped(many)
+    async with stream:
+        full = await made_after(0)
+        assert await made_after(BUFFER - ROOM - 1) == full
+        assert await made_after(1) == full + BUFFER - ROOM
 
 
 async def test_an_error_comes_after_the_events_before_it() -> None:
