@@ -67,7 +67,8 @@ class Attempts:
     def at_once(self) -> Instance | None:
         """The instance to try; None when `next` has to wait for one."""
         replicas, count = self._replicas, self._count
-        instance = replicas.pick(self._target, self._avoid | self._never if count else self._never)
+        but = self._avoid | self._never if count else self._never
+        instance = replicas.balancer.pick(self._target, replicas.resolver.instances(self._target), but)
         if instance is not None:
             self._instance = instance
             if not count:
@@ -114,11 +115,12 @@ class Attempts:
         return self._instance.instance_id
 
     def __enter__(self) -> None:
-        self._asking = self._instance
-        load = self._load = self._replicas.load(self._instance)
+        replicas, instance = self._replicas, self._instance
+        load = replicas.balancer.loads.get(instance.instance_id) or replicas.load(instance)
+        self._asking, self._load = instance, load
         load.in_flight += 1
         if load.rests:
-            self._replicas.balancer.tries(self._target, load)
+            replicas.balancer.tries(self._target, load)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,7 +19,7 @@ from aixgo.events import Event, Result
 from aixgo.mailboxes.contract import SEND_TIMEOUT
 from aixgo.message import Message, new_id
 from aixgo.runtime.attempts import Attempts
-from aixgo.runtime.contract import CallOptions
+from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
 from aixgo.runtime.entry import finished_reply, typed
 from aixgo.runtime.hedging import race
 from aixgo.runtime.plain import Headers, PlainTransport
@@ -65,7 +65,7 @@ class RemoteCalls:
         request = agent_pb2.ExecuteRequest(agent=target)
         fill_message(request.message, message)
         attempts = Attempts(self.replicas, target, state, options)
-        after = self._hedged_after(target, options)
+        after = self._hedged_after(target, options) if self._hedged or options is not DEFAULT_OPTIONS else None
         if after is None:
             return self._called(attempts, request, state, trace)
         return self._hedged_call(attempts, request, state, trace, after)
@@ -204,7 +204,7 @@ class RemoteCalls:
         request = agent_pb2.DeliverRequest(agent=target)
         fill_message(request.message, message)
         request.context.agent_path.extend(ambient.current_path())
-        headers = _trace(request.context, trace)
+        headers = _headers(request.context, spans.inject() if trace is None else trace)
         while True:
             instance = attempts.at_once() or await attempts.next()
             timeout = attempts.timeout()
@@ -231,7 +231,8 @@ class RemoteCalls:
         """Fill in what the callee inherits; each attempt is a call of its own, with an id of its own."""
         call_id = f"{self._prefix}-{next(self._call_ids)}"
         fill_context(context, state, call_id, timeout, granted)
-        return _trace(context, trace)
+        trace = spans.inject() if trace is None else trace
+        return _headers(context, trace) if trace[0] else None
 
 
 RequestT = TypeVar("RequestT", agent_pb2.ExecuteRequest, agent_pb2.ExecuteStreamRequest)
@@ -267,9 +268,9 @@ def _of_all(error: AixgoError, legs: Sequence[Attempts], state: CallState) -> Ai
     return typed(error, state)
 
 
-def _trace(context: types_pb2.CallContext, trace: Trace | None) -> Headers | None:
-    """Write a trace (None: the current one) into the context, and as the headers that other tools read."""
-    traceparent, tracestate, baggage = spans.inject() if trace is None else trace
+def _headers(context: types_pb2.CallContext, trace: Trace) -> Headers | None:
+    """Write a trace into the context, and as the headers that other tools read; nothing where there is none."""
+    traceparent, tracestate, baggage = trace
     if not traceparent:
         return None
     context.traceparent = traceparent

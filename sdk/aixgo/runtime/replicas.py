@@ -54,10 +54,8 @@ class Replicas:
 
     def load(self, instance: Instance) -> Load:
         """The load of an instance; with the first call to a new one, those that are gone are forgotten."""
-        load = self.balancer.loads.get(instance.instance_id)
-        if load is not None:
-            return load
-        self.balancer.forget(self.resolver.instance_ids())
+        if instance.instance_id not in self.balancer.loads:
+            self.balancer.forget(self.resolver.instance_ids())
         return self.balancer.load(instance.instance_id)
 
     def retry_budget(self, target: str) -> RetryBudget:
