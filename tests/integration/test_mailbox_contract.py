@@ -446,18 +446,16 @@ async def stays(lasting: Post, ack_wait: float) -> bool:
     """Whether a letter that takes over three times as long as `ack_wait` goes to nobody else; the next one has to."""
     working, idle = lasting.open(ack_wait=ack_wait), lasting.open(ack_wait=ack_wait)
     await put(working, lasting.agent, "long", session="s")
-    async with (
-        aclosing(working.receive(lasting.agent)) as ours,
-        aclosing(idle.receive(lasting.agent)) as theirs,
-        waiting_for(theirs) as other,
-    ):
-        async with await following(ours):
-            done, _ = await asyncio.wait({other}, timeout=3.3 * ack_wait)
-            if done:
-                return False
-        await put(working, lasting.agent, "next", session="s")
-        async with await asyncio.wait_for(other, BOUND) as message:
-            assert message.payload == "next"
+    async with aclosing(working.receive(lasting.agent)) as ours, aclosing(idle.receive(lasting.agent)) as theirs:
+        taken = await following(ours)
+        async with waiting_for(theirs) as other:
+            async with taken:
+                done, _ = await asyncio.wait({other}, timeout=3.3 * ack_wait)
+                if done:
+                    return False
+            await put(working, lasting.agent, "next", session="s")
+            async with await asyncio.wait_for(other, BOUND) as message:
+                assert message.payload == "next"
     return True
 
 
