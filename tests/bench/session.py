@@ -29,7 +29,8 @@ from measuring import IN_FLIGHT, PAYLOAD, ROUNDS, TOKENS
 from telemetry import CALLS_OF_REQUEST, begin_telemetry, child
 
 CALLS, RAW_CALLS = 12_800, 1_920
-STREAMS = 50
+STREAMS, STREAMS_EACH = 50, 5
+"""Streams at once, and how many of aixgo's follow one another there: its rounds are to take as long as raw ones."""
 LARGE, LARGE_CALLS = 1024 * 1024, 30
 MAX_BYTES = 8 * 1024 * 1024
 SAMPLED = "1% sampled"
@@ -121,17 +122,18 @@ async def agent_caller(address: str) -> None:
                         await runtime.call("echo", message)
                         latencies.append(time.perf_counter() - begun)
 
-        async def stream() -> int:
+        async def streams() -> int:
             count = 0
-            with span("request"):
-                async with runtime.stream("echo", small) as events:
-                    async for _ in events:
-                        count += 1
+            for _ in range(STREAMS_EACH):
+                with span("request"):
+                    async with runtime.stream("echo", small) as events:
+                        async for _ in events:
+                            count += 1
             return count
 
         async for _ in _asked():
             rate = await _rate(lambda found: calls(small, CALLS // IN_FLIGHT, found))
-            tokens = await _tokens(stream)
+            tokens = await _tokens(streams)
             big: list[float] = []
             await calls(large, LARGE_CALLS, big)
             print(*rate, tokens, median(big), flush=True)
@@ -151,10 +153,10 @@ async def _rate(calls: Callable[[list[float]], Awaitable[None]]) -> tuple[float,
     return len(latencies) / (time.perf_counter() - begun), median(latencies)
 
 
-async def _tokens(stream: Callable[[], Awaitable[int]]) -> float:
+async def _tokens(streams: Callable[[], Awaitable[int]]) -> float:
     """Events per second over STREAMS streams at once."""
     begun = time.perf_counter()
-    counts = await asyncio.gather(*(stream() for _ in range(STREAMS)))
+    counts = await asyncio.gather(*(streams() for _ in range(STREAMS)))
     return sum(counts) / (time.perf_counter() - begun)
 
 
