@@ -16,8 +16,11 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-BUILD, COMMAND = 900.0, 180.0
-"""Seconds that a build, and any other command, may take; generous, because machines may be busy."""
+BUILD, UP, COMMAND = 900.0, 300.0, 180.0
+"""Seconds that a build, containers until they are healthy, and any other command may take; generous, because machines
+may be busy.
+"""
+WAIT = ("--wait", "--wait-timeout", f"{UP:.0f}")
 BASE, TAG = "docker-compose.yml", "test"
 IMAGE = f"aixgo:{TAG}"
 NATS = "nats:2.11-alpine"
@@ -96,7 +99,7 @@ class Compose:
     def up(self, *arguments: str) -> None:
         """Start what is not there, and wait until all is healthy."""
         try:
-            self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "150", *arguments)
+            self("up", "--detach", "--no-build", *WAIT, *arguments, timeout=UP + COMMAND)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self('logs', '--tail', '30')}") from error
 

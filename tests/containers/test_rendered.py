@@ -15,7 +15,7 @@ from aixgo import DistributedRuntime, Message
 from aixgo_services.cli.failures import Exit
 from aixgo_services.cli.main import execute
 
-from tests.containers.docker import IMAGE, docker
+from tests.containers.docker import COMMAND, IMAGE, UP, WAIT, docker
 from tests.support import ROOT
 
 Compose = Callable[..., str]
@@ -57,13 +57,13 @@ def brought_up(tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AIXGO_GATEWAY_PORT", "0")
     folder = tmp_path / "rendered"
 
-    def run(*words: str) -> str:
+    def run(*words: str, timeout: float = COMMAND) -> str:
         file = str(folder / "docker-compose.yml")
-        return docker("compose", "--project-name", PROJECT, "--file", file, *words)
+        return docker("compose", "--project-name", PROJECT, "--file", file, *words, timeout=timeout)
 
     def bring_up(file: Path) -> Compose:
         assert execute(["render", "compose", str(file), "-o", str(folder), "--image", image]) == Exit.OK
-        run("up", "--detach", "--wait", "--wait-timeout", "150")
+        run("up", "--detach", *WAIT, timeout=UP + COMMAND)
         return run
 
     yield bring_up
