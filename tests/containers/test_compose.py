@@ -13,8 +13,6 @@ import pytest
 from tests.containers.docker import MEBIBYTE, Compose, docker, image_bytes
 from tests.support import seconds_of
 
-DOWN = 15.0
-
 
 @pytest.fixture
 def project(image: str, model_image: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Compose]:
@@ -40,7 +38,6 @@ def test_up_then_a_call_from_the_host_then_down(project: Compose, capsys: pytest
         project.down()
     with capsys.disabled():
         print(f"up in {up.seconds:.1f} s, down in {stop.seconds + down.seconds:.1f} s")
-    assert stop.seconds + down.seconds < DOWN
     assert docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project.project}") == ""
 
 
