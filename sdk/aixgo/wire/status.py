@@ -35,7 +35,7 @@ DETAILS = "grpc-status-details-bin"
 MAX_STATUS_TEXT = 256
 """Bytes of the status's own text: it is percent-encoded into a header, and stands in full in the details."""
 
-_NO_HANDSHAKE = ("andshake failed", "Socket closed")
+_NO_HANDSHAKE = ("andshake failed", "andshake read failed", "andshake write failed", "Socket closed")
 _TLS_HINT = "; where one side uses TLS the other must too: check AIXGO_TLS_CA_FILE, AIXGO_TLS_CERT_FILE and their dates"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _BARE: dict[grpc.StatusCode, type[AixgoError]] = {
