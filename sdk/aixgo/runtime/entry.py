@@ -83,9 +83,12 @@ async def _run(agent: Agent, message: Message, state: CallState) -> Message:
 async def until_ready(agent: Agent, state: CallState, options: CallOptions) -> None:
     """Wait for an agent of this process: READY_TIMEOUT, or until the deadline with `wait_for_ready`."""
     loop = asyncio.get_running_loop()
-    until = state.deadline if options.wait_for_ready else min(loop.time() + READY_TIMEOUT, state.deadline)
+    until = state.deadline if options.wait_for_ready else loop.time() + READY_TIMEOUT
     while not is_ready(agent):
-        if loop.time() >= until:
+        now = loop.time()
+        if now >= state.deadline:
+            raise past_deadline(state)
+        if now >= until:
             raise typed(AgentUnavailable(f"agent {agent.name!r} is not ready", retry_after=1.0), state)
         await asyncio.sleep(READY_POLL)
 
