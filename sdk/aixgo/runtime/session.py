@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from enum import StrEnum
@@ -26,6 +25,7 @@ from aixgo.events import Event, Result
 from aixgo.runtime.channels import ChannelPool, PooledChannel
 from aixgo.runtime.deadlines import Deadlines
 from aixgo.runtime.grant import Grant
+from aixgo.runtime.inbox import Inbox
 from aixgo.runtime.instance import Instance
 from aixgo.runtime.plain import (
     CANCEL_TIMEOUT,
@@ -228,7 +228,7 @@ class Session:
         headers: Headers | None,
         grant: Grant,
     ) -> AsyncGenerator[Event]:
-        inbox = _Inbox(self._loop)
+        inbox = Inbox(self._loop)
         waiting = inbox.events
         number, due = self._open(encoded, inbox, timeout, stream=True)
         path = likely = (*request.context.agent_path, request.agent)
@@ -359,7 +359,7 @@ class Session:
         kind, number = self._protocol.receive(frame), frame.call
         if kind == "event":
             inbox = self._waiting[number]
-            if isinstance(inbox, _Inbox):
+            if isinstance(inbox, Inbox):
                 inbox.add(frame.event)
         elif kind and number:
             waiting = self._waiting.pop(number)
@@ -399,62 +399,7 @@ class _NotOffered(Exception):
     """There are no sessions at this address; whatever was to be called was not."""
 
 
-class _Inbox:
-    """The events of a stream that wait for its reader, and its end; how many there can be is bounded by its credit."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.events: deque[types_pb2.Event] = deque()
-        """Those that wait; when there are none, `arrival` waits for the next."""
-        self._end: pb.Frame | Exception | None = None
-        self._reader: asyncio.Future[None] | None = None
-
-    @property
-    def late(self) -> bool:
-        """Whether its deadline is what has ended it."""
-        return isinstance(self._end, DeadlineExceeded)
-
-    def add(self, event: types_pb2.Event) -> None:
-        """Another event."""
-        self.events.append(event)
-        if self._reader is not None:
-            self._wake(self._reader)
-
-    def done(self) -> bool:
-        """Whether it has ended: as a future says it, and with the next two methods that is all that it is told."""
-        return self._end is not None
-
-    def set_result(self, frame: pb.Frame) -> None:
-        """It has ended with this frame."""
-        self._set_end(frame)
-
-    def set_exception(self, error: Exception) -> None:
-        """It has ended with this error, to be raised once all events are read."""
-        self._set_end(error)
-
-    async def arrival(self) -> types_pb2.Event | pb.Frame:
-        """The next event, waited for; after the last one the frame that has ended it. Raises the error that has."""
-        while not self.events:
-            if isinstance(self._end, Exception):
-                raise self._end
-            if self._end is not None:
-                return self._end
-            self._reader = self._loop.create_future()
-            await self._reader
-        return self.events.popleft()
-
-    def _set_end(self, end: pb.Frame | Exception) -> None:
-        self._end = end
-        if self._reader is not None:
-            self._wake(self._reader)
-
-    def _wake(self, reader: asyncio.Future[None]) -> None:
-        self._reader = None
-        if not reader.done():
-            reader.set_result(None)
-
-
-_Waiting = asyncio.Future[pb.Frame] | _Inbox
+_Waiting = asyncio.Future[pb.Frame] | Inbox
 
 
 def _last(frame: pb.Frame, path: tuple[str, ...], grant: Grant) -> Result:
