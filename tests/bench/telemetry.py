@@ -44,11 +44,11 @@ def telemetry_costs() -> list[tuple[str, str, str]]:
                 costs[what].append(pair.round())
     whole, asked = median(costs["off"]), _cost_of_asking()
     figure = f"{asked * 1e6:.1f} of {whole * 1e6:.0f} us of CPU, both sides ({asked / whole:.2%})"
-    rows = [("telemetry of a remote call: off", figure, "not measurable")]
+    rows = [("telemetry of a plain call: off", figure, "not measurable")]
     for what, aim in AIMS.items():
         ratio = median(cost / off for cost, off in zip(costs[what], costs["off"], strict=True))
         figure = f"{ratio:.2f} x off ({median(costs[what]) * 1e6:.0f} us)"
-        rows.append((f"telemetry of a remote call: {what}", figure, aim))
+        rows.append((f"telemetry of a plain call: {what}", figure, aim))
     return rows
 
 
@@ -135,7 +135,7 @@ async def caller(address: str) -> None:
                 for _ in range(CALLS_OF_REQUEST):
                     await runtime.call("echo0", message)
 
-    async with DistributedRuntime(connect={"echo0": address}) as runtime:
+    async with DistributedRuntime(connect={"echo0": address}, transport="plain") as runtime:
         while await asyncio.to_thread(sys.stdin.readline):
             begun = time.perf_counter()
             await asyncio.gather(*(calls() for _ in range(IN_FLIGHT)))
