@@ -34,6 +34,8 @@ STALL = 1.0
 """A sweep that is so many seconds late means that the process stood still and heard no renewals."""
 STOP_GRACE = 0.5
 """Seconds that running RPCs get when the control plane stops."""
+MAX_RPCS = 50_000
+"""RPCs at the same time. Each process holds two, its renewals and its watch."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """Bytes of the largest announcement."""
 
@@ -77,7 +79,7 @@ async def _serve(
     ready: Callable[[str], None] | None,
     stop: asyncio.Event,
 ) -> None:
-    server = new_server(MAX_REQUEST_BYTES, max_answer_bytes=MAX_UPDATE_BYTES)
+    server = new_server(MAX_REQUEST_BYTES, max_answer_bytes=MAX_UPDATE_BYTES, max_rpcs=MAX_RPCS)
     add_RegistryServiceServicer_to_server(service, server)
     name = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
     checks = add_health_and_reflection(server, [name], security)

@@ -44,7 +44,7 @@ ROWS: dict[str, list[str | float]] = {
     "calls of a process": [calls.MAX_CONCURRENT_CALLS],
     "of those, left": [places.FEW, KEPT, places.SMALL],
     "callers that are told": [limits.MAX_CALLERS],
-    "RPCs of a port": [listening.MAX_RPCS],
+    "RPCs of a port": [listening.MAX_RPCS, main.MAX_RPCS],
     "RPCs of a health port": [listening.MAX_HEALTH_CHECKS, listening.MAX_HEALTH_BYTES],
     "events ahead": [protocol.WINDOW],
     "frames in one": [protocol.MAX_FRAMES],
