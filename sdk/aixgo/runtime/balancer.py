@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Container, Sequence
 from time import monotonic
 
-from aixgo.runtime.instance import Instance, InstanceState
+from aixgo.runtime.instance import Instance
 
 FAILURES_IN_A_ROW = 3
 """Transport failures after which an instance is ejected; a refused connection ejects at once."""
@@ -159,10 +159,7 @@ class Balancer:
             load.reported_at = self._clock() - REPORT_COUNTS + TRIAL
 
     def _usable(self, agent: str, instance: Instance, tried: Container[str]) -> bool:
-        if instance.state is not InstanceState.READY or instance.instance_id in tried:
-            return False
-        info = instance.by_name.get(agent)
-        if info is None or not info.ready:
+        if agent not in instance.takes or instance.instance_id in tried:
             return False
         load = self.loads.get(instance.instance_id)
         return load is None or not load.ejected

@@ -52,6 +52,12 @@ class Instance:
         """Its agents by name."""
         return {agent.name: agent for agent in self.agents}
 
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of its agents that take calls now."""
+        ready = self.state is InstanceState.READY
+        return frozenset(agent.name for agent in self.agents if ready and agent.ready)
+
     def with_state(self, state: InstanceState) -> Instance:
         """A copy in another state."""
         return replace(self, state=state)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from aixgo.call import Budget, CallState
 from aixgo.errors import AixgoError, InternalError, InvalidMessage, class_name, find_class, rebuild
 from aixgo.events import Delta, Event, MemberFinished, MemberStarted, Result, ToolCall
-from aixgo.message import JSON, NO_METADATA, Message, from_json, new_id, to_json
+from aixgo.message import JSON, NO_METADATA, Message, Payload, from_json, new_id, to_json
 from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import types_pb2 as pb
 from aixgo.wire.fields import header
@@ -77,10 +77,10 @@ def decode_message(data: pb.Message, *, usage_counts: bool = True) -> Message:
 
     With `usage_counts=False` its usage is left out: that of requests, which only servers may write.
     """
-    kind = data.WhichOneof("payload")
-    payload = data.text if kind == "text" else "" if kind is None else data.data if kind == "data" else None
-    if kind == "json":
-        payload = read_json(data.json, "payload")
+    payload: Payload = data.text
+    if not payload:  # most messages have a text, and asking for the kind takes as long as for the text
+        kind = data.WhichOneof("payload")
+        payload = read_json(data.json, "payload") if kind == "json" else data.data if kind == "data" else ""
     written = data.metadata
     metadata = read_metadata(written) if written else NO_METADATA
     usage = decode_usage(data.usage) if usage_counts and data.HasField("usage") else NO_USAGE

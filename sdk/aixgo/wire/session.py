@@ -125,14 +125,18 @@ class Outbox:
         """`put`, for a frame that is encoded already."""
         size = len(encoded)
         if size + FRAMING > self._max_bytes:
-            raise MessageTooLarge(
-                f"the message has {size} bytes and {self._max_bytes - FRAMING} are allowed on a session;"
-                " send less, or raise max_message_bytes on both sides",
-                fields={"limit": self._max_bytes - FRAMING},
-            )
+            raise self._too_large(size)
         field = header(_FRAMES, size) + encoded
         self._frames.append((field, opens))
         self.bytes += len(field)
+
+    def _too_large(self, size: int) -> MessageTooLarge:
+        most = self._max_bytes - FRAMING
+        return MessageTooLarge(
+            f"the message has {size} bytes and {most} are allowed on a session;"
+            " send less, or raise max_message_bytes on both sides",
+            fields={"limit": most},
+        )
 
     def take(self, limit: int = MAX_BATCH) -> bytes:
         """The next frames, out of the box, as an encoded SessionRequest or SessionResponse.
