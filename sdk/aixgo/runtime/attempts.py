@@ -66,13 +66,13 @@ class Attempts:
 
     def at_once(self) -> Instance | None:
         """The instance to try; None when `next` has to wait for one."""
-        replicas, count = self._replicas, self._count
+        replicas, target, count = self._replicas, self._target, self._count
         but = self._avoid | self._never if count else self._never
-        instance = replicas.balancer.pick(self._target, replicas.resolver.instances(self._target), but)
+        instance = replicas.balancer.pick(target, replicas.resolver.instances(target), but)
         if instance is not None:
             self._instance = instance
             if not count:
-                replicas.retry_budget(self._target).paid()
+                replicas.retry_budget(target).paid()
         return instance
 
     async def next(self) -> Instance:

@@ -192,7 +192,7 @@ class Session:
         encoded = request.SerializeToString()
         if len(encoded) > LARGE_BYTES:
             return await self._plain.execute(address, request, timeout, headers, grant)
-        answer: asyncio.Future[pb.Frame] = self._loop.create_future()
+        answer: asyncio.Future[pb.Frame] = asyncio.Future(loop=self._loop)
         number, due = self._open(encoded, answer, timeout, stream=False)
         try:
             frame = await answer
@@ -356,12 +356,12 @@ class Session:
                 await self._frames.wait()
 
     def _received(self, frame: pb.Frame) -> None:
-        kind, number = self._protocol.receive(frame), frame.call
+        kind = self._protocol.receive(frame)
         if kind == "event":
-            inbox = self._waiting[number]
+            inbox = self._waiting[frame.call]
             if isinstance(inbox, Inbox):
                 inbox.add(frame.event)
-        elif kind and number:
+        elif kind and (number := frame.call):
             waiting = self._waiting.pop(number)
             if not waiting.done():
                 waiting.set_result(frame)

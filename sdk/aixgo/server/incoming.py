@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from aixgo.call import DEFAULT_TIMEOUT
-from aixgo.errors import InvalidInput, InvalidMessage, InvalidReply, MessageTooLarge
+from aixgo.errors import AixgoError, InvalidInput, InvalidMessage, InvalidReply, MessageTooLarge
 from aixgo.message import Message
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.v1 import types_pb2
-from aixgo.wire.codec import decode_grant, decode_message, fill_message
+from aixgo.wire.codec import decode_grant, decode_message, fill_message, message_bytes
 from aixgo.wire.values import check_metadata_bytes
 
 Trace = tuple[str, str, str]
@@ -133,10 +133,22 @@ def fill_reply(out: types_pb2.Message, reply: Message, agent: str, path: Sequenc
     """
     try:
         fill_message(out, reply)
-    except MessageTooLarge as error:
-        error.agent_path, error.usage = (*path, agent), reply.usage
-        raise
-    except InvalidMessage as error:
-        broken = InvalidReply(f"the reply of agent {agent!r} cannot be sent: {error.message}")
-        broken.agent_path, broken.usage = (*path, agent), reply.usage
-        raise broken from error
+    except (InvalidMessage, MessageTooLarge) as error:
+        raise _unsendable(error, reply, agent, path)  # noqa: B904  # it says itself what it comes from
+
+
+def reply_bytes(reply: Message, agent: str, path: Sequence[str]) -> bytes:
+    """`fill_reply`, serialised; raises what it does."""
+    try:
+        return message_bytes(reply)
+    except (InvalidMessage, MessageTooLarge) as error:
+        raise _unsendable(error, reply, agent, path)  # noqa: B904  # it says itself what it comes from
+
+
+def _unsendable(error: AixgoError, reply: Message, agent: str, path: Sequence[str]) -> AixgoError:
+    failed = error
+    if not isinstance(error, MessageTooLarge):
+        failed = InvalidReply(f"the reply of agent {agent!r} cannot be sent: {error.message}")
+        failed.__cause__ = error
+    failed.agent_path, failed.usage = (*path, agent), reply.usage
+    return failed

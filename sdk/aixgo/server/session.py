@@ -22,11 +22,10 @@ from aixgo.runtime.base import MAX_MESSAGE_BYTES
 from aixgo.security.identity import Caller
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
-from aixgo.server.incoming import fill_reply, read_call
+from aixgo.server.incoming import read_call, reply_bytes
 from aixgo.server.places import FEW
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
-from aixgo.v1 import types_pb2
 from aixgo.wire.codec import encode_error, event_bytes
 from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, turn_of
 from aixgo.wire.status import abort
@@ -37,6 +36,9 @@ Stream = grpc.aio.ServicerContext[Any, Any]
 
 MAX_BACKLOG = 4 * 1024 * 1024
 """Bytes that may wait for a caller that does not read; above that nothing is read from it, and its streams wait."""
+CALL_TASK = "call of a session"
+"""The name of the tasks that serve calls. Without one a number is printed for each, which takes as long as a step of
+its work."""
 LEAVE_GRACE = 0.2
 """Seconds that callers get to leave a drained server by themselves, so that no call of theirs meets a closed stream."""
 LOAD_PAUSE = 0.25
@@ -173,7 +175,8 @@ class ServedSession:
                 self._fail(number, self._calls.full())
                 return
             opening = frame.open
-            self._tasks[number] = self._loop.create_task(self._serve(number, opening)), opening
+            task = self._loop.create_task(self._serve(number, opening), name=CALL_TASK)
+            self._tasks[number] = task, opening
         elif kind == "cancel" and number in self._tasks:
             cancel = self._loop.create_task(self._cancel(number, *self._tasks[number]))
             self._cancels.add(cancel)
@@ -236,10 +239,9 @@ class ServedSession:
                 frames.set()
 
     def _reply(self, number: int, call: IncomingCall, reply: Message) -> None:
-        message = types_pb2.Message()
-        fill_reply(message, reply, call.agent, call.path)
+        message = reply_bytes(reply, call.agent, call.path)
         try:
-            self._protocol.result(number, message.SerializeToString())
+            self._protocol.result(number, message)
         except MessageTooLarge as error:
             error.agent_path, error.usage = (*call.path, call.agent), reply.usage
             raise

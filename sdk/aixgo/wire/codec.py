@@ -37,6 +37,8 @@ MAX_USD_TEXT, USD_DIGITS = 64, 40
 """Characters of an amount, and digits after its point: written out, 1e-999999 would have a million of them."""
 _DELTA, _TEXT = 2 << 3 | 2, 1 << 3 | 2
 """The keys of `delta` in Event (field 2) and of `text` in Delta (field 1), both length-delimited."""
+_ID, _PAYLOAD = 1 << 3 | 2, 2 << 3 | 2
+"""The keys of `id` and `text` in Message (fields 1 and 2), both length-delimited."""
 
 
 def encode_message(message: Message) -> pb.Message:
@@ -48,6 +50,19 @@ def encode_message(message: Message) -> pb.Message:
     out = pb.Message()
     fill_message(out, message)
     return out
+
+
+def message_bytes(message: Message) -> bytes:
+    """`encode_message`, serialised. A text and nothing else, as most replies are, becomes no object before."""
+    payload = message.payload
+    more = message.metadata or message.session_id or message.usage is not NO_USAGE
+    if more or not isinstance(payload, str):
+        return encode_message(message).SerializeToString()
+    try:
+        name, text = message.id.encode(), payload.encode()
+    except UnicodeEncodeError as error:
+        raise _no_text(error) from error
+    return b"".join((header(_ID, len(name)), name, header(_PAYLOAD, len(text)), text))
 
 
 def fill_message(out: pb.Message, message: Message) -> None:
