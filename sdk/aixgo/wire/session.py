@@ -39,7 +39,7 @@ from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.fields import has_more_fields, header, varint
 
-WINDOW = 64
+WINDOW = 256
 """Events that a callee may be ahead of the reader of a stream."""
 MAX_CREDIT = 2**20
 """Events that a callee lets itself be granted at once; more is a violation."""
