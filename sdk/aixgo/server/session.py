@@ -222,19 +222,20 @@ class ServedSession:
 
     async def _serve_stream(self, number: int, call: IncomingCall) -> None:
         protocol, outbox, frames = self._protocol, self._protocol.outbox, self._frames
-        sent = 0
+        sent, may_send = 0, protocol.may_send(number)
         async with aclosing(self._calls.serve_stream(call)) as events:
             async for event in events:
                 if isinstance(event, Result):
                     self._reply(number, call, event.message)
                     continue
-                sent += 1
-                if sent % TURN == 0 or not protocol.may_send(number) or outbox.bytes > MAX_BACKLOG:
+                if sent == TURN or not may_send or outbox.bytes > MAX_BACKLOG:
+                    sent = 0
                     try:
                         await self._room(number)
                     except asyncio.CancelledError as error:
                         await events.athrow(error)  # the call knows whether that is its deadline, a Cancel or the end
-                protocol.event(number, event_bytes(event))
+                may_send = protocol.event(number, event_bytes(event))
+                sent += 1
                 frames.set()
 
     def _reply(self, number: int, call: IncomingCall, reply: Message) -> None:

@@ -85,7 +85,8 @@ class SessionStage(Enum):
     CLOSED = 3
 
 
-_RUNNING, _ENDED = SessionStage.RUNNING, CallStage.ENDED  # a member of an Enum is looked up each time it is named
+_RUNNING = SessionStage.RUNNING  # a member of an Enum is looked up each time it is named
+_OPENED, _ENDED = CallStage.OPEN, CallStage.ENDED
 
 
 class OpenCall:
@@ -281,7 +282,7 @@ class CallerSession:
         if call.credit == 0:
             raise _violated(f"an event came for call {number} beyond its credit")
         call.credit -= 1
-        return "event" if call.stage is CallStage.OPEN else ""
+        return "event" if call.stage is _OPENED else ""
 
 
 class CalleeSession:
@@ -331,18 +332,19 @@ class CalleeSession:
         call = self._calls.get(number)
         return call is None or call.credit > 0 or call.stage is CallStage.CANCELLING
 
-    def event(self, number: int, event: bytes) -> None:
+    def event(self, number: int, event: bytes) -> bool:
         """Send an event, encoded as `codec.event_bytes` does; one that nobody wants any more is dropped.
 
-        Raises WrongState when `may_send` is false, and MessageTooLarge.
+        Returns what `may_send` says after it. Raises WrongState when `may_send` is false, and MessageTooLarge.
         """
         call = self._calls.get(number)
-        if call is None or call.stage is CallStage.CANCELLING:
-            return
+        if call is None or call.stage is not _OPENED:
+            return True
         if call.credit == 0:
             raise WrongState(f"call {number} has no credit for another event; wait until more is granted")
         self.outbox.put_encoded(call.begins + header(_EVENT, len(event)) + event)
         call.credit -= 1
+        return call.credit > 0
 
     def result(self, number: int, message: bytes) -> None:
         """End a call with its reply, an encoded Message; only the first end counts. Raises MessageTooLarge."""
