@@ -40,7 +40,8 @@ from aixgo.v1 import types_pb2
 from aixgo.wire.fields import has_more_fields, header, varint
 
 WINDOW = 256
-"""Events that a callee may be ahead of the reader of a stream."""
+"""Events that a callee may be ahead of the reader of a stream. Credit goes by halves of it, and a message that carries
+few events costs more than they do."""
 MAX_CREDIT = 2**20
 """Events that a callee lets itself be granted at once; more is a violation."""
 MAX_BATCH = 256 * 1024
@@ -335,7 +336,7 @@ class CalleeSession:
     def event(self, number: int, event: bytes) -> bool:
         """Send an event, encoded as `codec.event_bytes` does; one that nobody wants any more is dropped.
 
-        Returns what `may_send` says after it. Raises WrongState when `may_send` is false, and MessageTooLarge.
+        Returns what `may_send` says of the next. Raises WrongState when `may_send` is false, and MessageTooLarge.
         """
         call = self._calls.get(number)
         if call is None or call.stage is not _OPENED:
