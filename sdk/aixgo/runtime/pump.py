@@ -111,13 +111,15 @@ class PumpedStream:
             self._finish(past_deadline(self._state) if self._late else failure)
 
     async def _forward(self) -> None:
+        waiting = self._events
         async with aclosing(self._source()) as events:
             async for event in events:
-                while len(self._events) >= BUFFER:
+                while len(waiting) >= BUFFER:
                     self._room.clear()
                     await self._room.wait()
-                self._events.append(event)
-                self._arrived.set()
+                if not waiting:  # only then does the caller wait
+                    self._arrived.set()
+                waiting.append(event)
                 if isinstance(event, Result):
                     return
         raise typed(StreamBroken("the stream ended without a Result"), self._state)

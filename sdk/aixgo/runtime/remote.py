@@ -119,8 +119,9 @@ class RemoteCalls:
                     events = transport.stream(instance.address, request, timeout, headers, grant)
                     async with aclosing(events):  # here, not when it is collected: its end may record usage
                         async for event in events:
-                            attempts.answered = True
-                            state.instance_id = instance.instance_id
+                            if not attempts.answered:
+                                attempts.answered = True
+                                state.instance_id = instance.instance_id
                             if isinstance(event, Result):
                                 grant.settle(event.message.usage)
                                 yield Result(finished_reply(event.message, state), event.path)

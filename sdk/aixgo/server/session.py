@@ -27,7 +27,7 @@ from aixgo.server.places import FEW
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import encode_error, event_bytes
-from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, CalleeSession, SessionStage, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, TURN, CalleeSession, SessionStage, turn_of
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -224,18 +224,21 @@ class ServedSession:
         call.timeout -= self._loop.time() - since
 
     async def _serve_stream(self, number: int, call: IncomingCall) -> None:
-        protocol, frames = self._protocol, self._frames
+        protocol, outbox, frames = self._protocol, self._protocol.outbox, self._frames
+        sent, may_send = 0, protocol.may_send(number)
         async with aclosing(self._calls.serve_stream(call)) as events:
             async for event in events:
                 if isinstance(event, Result):
                     self._reply(number, call, event.message)
                     continue
-                if not protocol.may_send(number) or protocol.outbox.bytes > MAX_BACKLOG:
+                if sent == TURN or not may_send or outbox.bytes > MAX_BACKLOG:
+                    sent = 0
                     try:
                         await self._room(number)
                     except asyncio.CancelledError as error:
                         await events.athrow(error)  # the call knows whether that is its deadline, a Cancel or the end
-                protocol.event(number, event_bytes(event))
+                may_send = protocol.event(number, event_bytes(event))
+                sent += 1
                 frames.set()
 
     def _reply(self, number: int, call: IncomingCall, reply: Message) -> None:
@@ -283,7 +286,10 @@ class ServedSession:
             self._protocol.load(running, self._calls.limit)
 
     async def _room(self, number: int) -> None:
-        """Wait until the next event of a call may go."""
+        """Wait until the next event of a call may go, and at least until all others have had their turn: what is said
+        leaves while more is made, and a stream that is never at a loss for words holds up nobody.
+        """
+        await asyncio.sleep(0)
         while not self._protocol.may_send(number) or self._protocol.outbox.bytes > MAX_BACKLOG:
             await self._moved.wait()
 

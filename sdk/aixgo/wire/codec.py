@@ -39,6 +39,8 @@ _DELTA, _TEXT = 2 << 3 | 2, 1 << 3 | 2
 """The keys of `delta` in Event (field 2) and of `text` in Delta (field 1), both length-delimited."""
 _ID, _PAYLOAD = 1 << 3 | 2, 2 << 3 | 2
 """The keys of `id` and `text` in Message (fields 1 and 2), both length-delimited."""
+_SHORT_DELTAS = tuple(bytes((_DELTA, size + 2, _TEXT, size)) for size in range(126))
+"""What stands before a text of so many bytes where one byte tells each size, as for nearly every Delta."""
 
 
 def encode_message(message: Message) -> pb.Message:
@@ -277,7 +279,10 @@ def event_bytes(event: Event) -> bytes:
         path, text = _path_bytes(tuple(event.path)), event.text.encode()
     except UnicodeEncodeError as error:
         raise _no_text(error) from error
-    delta = header(_TEXT, len(text)) + text
+    size = len(text)
+    if size < len(_SHORT_DELTAS):
+        return path + _SHORT_DELTAS[size] + text
+    delta = header(_TEXT, size) + text
     return path + header(_DELTA, len(delta)) + delta
 
 
@@ -307,7 +312,7 @@ def decode_event(data: pb.Event, path: tuple[str, ...] = ()) -> Event:
     `path` is the one that it is likely to have, and which then need not be read: that of the event before.
     """
     told = data.agent_path
-    if told != path:
+    if told != list(path):  # it equals no tuple
         path = tuple(told)
     if data.HasField("delta"):
         return Delta(data.delta.text, path)

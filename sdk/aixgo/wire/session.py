@@ -39,8 +39,9 @@ from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.fields import has_more_fields, header, varint
 
-WINDOW = 64
-"""Events that a callee may be ahead of the reader of a stream."""
+WINDOW = 256
+"""Events that a callee may be ahead of the reader of a stream. Credit goes by halves of it, and a message that carries
+few events costs more than they do."""
 MAX_CREDIT = 2**20
 """Events that a callee lets itself be granted at once; more is a violation."""
 MAX_BATCH = 256 * 1024
@@ -85,7 +86,8 @@ class SessionStage(Enum):
     CLOSED = 3
 
 
-_RUNNING, _ENDED = SessionStage.RUNNING, CallStage.ENDED  # a member of an Enum is looked up each time it is named
+_RUNNING = SessionStage.RUNNING  # a member of an Enum is looked up each time it is named
+_OPENED, _ENDED = CallStage.OPEN, CallStage.ENDED
 
 
 class OpenCall:
@@ -285,7 +287,7 @@ class CallerSession:
         if call.credit == 0:
             raise _violated(f"an event came for call {number} beyond its credit")
         call.credit -= 1
-        return "event" if call.stage is CallStage.OPEN else ""
+        return "event" if call.stage is _OPENED else ""
 
 
 class CalleeSession:
@@ -335,18 +337,19 @@ class CalleeSession:
         call = self._calls.get(number)
         return call is None or call.credit > 0 or call.stage is CallStage.CANCELLING
 
-    def event(self, number: int, event: bytes) -> None:
+    def event(self, number: int, event: bytes) -> bool:
         """Send an event, encoded as `codec.event_bytes` does; one that nobody wants any more is dropped.
 
-        Raises WrongState when `may_send` is false, and MessageTooLarge.
+        Returns what `may_send` says of the next. Raises WrongState when `may_send` is false, and MessageTooLarge.
         """
         call = self._calls.get(number)
-        if call is None or call.stage is CallStage.CANCELLING:
-            return
+        if call is None or call.stage is not _OPENED:
+            return True
         if call.credit == 0:
             raise WrongState(f"call {number} has no credit for another event; wait until more is granted")
         self.outbox.put_encoded(call.begins + header(_EVENT, len(event)) + event)
         call.credit -= 1
+        return call.credit > 0
 
     def result(self, number: int, message: bytes) -> None:
         """End a call with its reply, an encoded Message; only the first end counts. Raises MessageTooLarge."""

@@ -227,6 +227,17 @@ async def test_a_stream_goes_as_far_as_its_credit_and_holds_up_nobody(served: Se
         assert last.error.error_class == "CallCancelled"
 
 
+async def test_a_stream_that_is_never_at_a_loss_for_words_holds_up_nobody(served: Served) -> None:
+    async with served.caller() as caller:
+        await caller.send(opens(1, "counts", stream=True, credit=2000), opens(2, "echo"))
+        before = 0
+        while (frame := await caller.frame()) is not None and frame.call == 1:
+            before += 1
+        assert before < 1000
+        assert frame is not None
+        assert frame.result.message.text == "x"
+
+
 async def test_a_deadline_that_passes_while_a_stream_waits_for_credit_is_told_as_one(served: Served) -> None:
     async with served.caller() as caller:
         opening = opens(1, "counts", stream=True, credit=1)
