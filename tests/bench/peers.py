@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import grpc.aio
-from aixgo.server.boundary import Boundary
+from aixgo.server.boundary import GuardedServer
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -36,7 +36,7 @@ class RawEcho(AgentServiceServicer):
 
 
 async def raw(pause: float = 0.0, *, guarded: bool = False) -> None:
-    server = grpc.aio.server(interceptors=(Boundary(),) if guarded else ())
+    server = GuardedServer(grpc.aio.server()) if guarded else grpc.aio.server()
     add_AgentServiceServicer_to_server(RawEcho(pause), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -27,19 +27,59 @@ Behavior = Callable[[Any, Context], Any]
 Parse = Callable[[bytes], Any]
 
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """Wraps the handler of each RPC, once: requests are parsed inside, and what is raised inside ends typed."""
+class GuardedServer(grpc.aio.Server):
+    """A server whose handlers are wrapped as they are added: requests are parsed inside, what is raised ends typed.
 
-    def __init__(self) -> None:
+    All else it leaves to `server`. An interceptor would do the same, and gRPC would run it anew for each RPC.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Serve these; where several know a method, the one that was added first counts."""
+        self._server.add_generic_rpc_handlers(tuple(map(_GuardedHandlers, generic_rpc_handlers)))
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Nothing: generated code adds the same handlers as generic ones too, and a server that asked these first
+        would pass by the boundary, and by a handler that was added before them.
+        """
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listen at host:port in plain text; returns the port, raises RuntimeError as gRPC does."""
+        return self._server.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """Listen at host:port with TLS; returns the port, raises RuntimeError as gRPC does."""
+        return self._server.add_secure_port(address, server_credentials)
+
+    async def start(self) -> None:
+        """Begin to serve; once."""
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no new RPCs, and end the running ones after `grace` seconds; None: at once."""
+        await self._server.stop(grace)
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Return when the server has stopped; True when it has not, within `timeout` seconds."""
+        return await self._server.wait_for_termination(timeout)
+
+
+class _GuardedHandlers(grpc.GenericRpcHandler):
+    """The handlers of a service, each wrapped when it is first asked for."""
+
+    def __init__(self, inside: grpc.GenericRpcHandler) -> None:
+        self._inside = inside
         self._wrapped: dict[str, Any] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], handler_call_details: Any
-    ) -> Any:
-        """The handler of an RPC; None when nobody serves it."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of an RPC; None when this service does not have it."""
         wrapped = self._wrapped.get(handler_call_details.method)
         if wrapped is None:
-            handler: Any = await continuation(handler_call_details)
+            handler = self._inside.service(handler_call_details)
             if handler is None:
                 return None  # not kept: callers can think of any number of methods
             wrapped = self._wrapped[handler_call_details.method] = _wrap(handler)

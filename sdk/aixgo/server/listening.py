@@ -14,7 +14,7 @@ import grpc.aio
 from aixgo.errors import ConfigError, WrongState
 from aixgo.runtime.channels import MAX_METADATA
 from aixgo.security.security import Security, is_loopback
-from aixgo.server.boundary import Boundary
+from aixgo.server.boundary import GuardedServer
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def new_server(
     What it sends has `max_answer_bytes`; None: as many as what it takes.
     """
     options = server_options(max_message_bytes, max_answer_bytes or max_message_bytes)
-    return grpc.aio.server(interceptors=(Boundary(),), options=options, maximum_concurrent_rpcs=max_rpcs)
+    return GuardedServer(grpc.aio.server(options=options, maximum_concurrent_rpcs=max_rpcs))
 
 
 def server_options(max_message_bytes: int, max_answer_bytes: int) -> list[tuple[str, int]]:

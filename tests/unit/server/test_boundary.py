@@ -11,13 +11,14 @@ import grpc
 import grpc.aio
 import pytest
 from aixgo.errors import AixgoError, InternalError, InvalidInput, NotSupported
-from aixgo.server.listening import new_server
+from aixgo.server.listening import add_health_and_reflection, new_server
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.status import abort, from_rpc
 from google.protobuf.message import Message
 
 from tests.support import eventually
 
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 SECRET = "the password is hunter2"
 
 
@@ -65,6 +66,12 @@ async def collects(requests: AsyncIterator[Message], context: object) -> Message
     return pb.CancelResponse(found=True)
 
 
+async def answers(requests: AsyncIterator[Message], context: object) -> AsyncIterator[Message]:
+    async for _ in requests:
+        yield pb.CancelResponse(found=True)
+    raise RuntimeError(SECRET)
+
+
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
     made: Any = grpc
@@ -76,9 +83,14 @@ async def address() -> AsyncIterator[str]:
         "Refuses": made.unary_unary_rpc_method_handler(refuses, Kept, encode),
         "RefusesLater": made.unary_stream_rpc_method_handler(refuses_later, Kept, encode),
         "Collects": made.stream_unary_rpc_method_handler(collects, parse, encode),
+        "Answers": made.stream_stream_rpc_method_handler(answers, parse, encode),
     }
     server = new_server(4096)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+    first = {"Overridden": made.unary_unary_rpc_method_handler(typed, parse, encode)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", first),))
+    second = handlers | {"Overridden": made.unary_unary_rpc_method_handler(broken, parse, encode)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", second),))
+    server.add_registered_method_handlers("t.T", second)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield f"127.0.0.1:{port}"
@@ -91,6 +103,9 @@ async def ask(channel: Any, method: str, request: bytes) -> None:
             pass
     elif method == "Collects":
         await channel.stream_unary(f"/t.T/{method}")(iter([request]))
+    elif method == "Answers":
+        async for _ in channel.stream_stream(f"/t.T/{method}")(iter([request])):
+            pass
     else:
         await channel.unary_unary(f"/t.T/{method}")(request)
 
@@ -103,12 +118,12 @@ async def refusal(address: str, method: str, request: bytes) -> AixgoError | Non
         return from_rpc(caught.value)
 
 
-@pytest.mark.parametrize("method", ["Broken", "BrokenStream", "Typed", "Collects"])
+@pytest.mark.parametrize("method", ["Broken", "BrokenStream", "Typed", "Collects", "Answers"])
 async def test_bytes_that_are_no_request_are_refused_as_invalid_input(address: str, method: str) -> None:
     assert isinstance(await refusal(address, method, b"\xff\xff\xff"), InvalidInput)
 
 
-@pytest.mark.parametrize("method", ["Broken", "BrokenStream"])
+@pytest.mark.parametrize("method", ["Broken", "BrokenStream", "Answers"])
 async def test_what_a_defect_says_is_for_the_log_and_not_for_the_caller(
     address: str, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +134,29 @@ async def test_what_a_defect_says_is_for_the_log_and_not_for_the_caller(
 
 async def test_a_typed_error_ends_the_rpc_as_it_is(address: str) -> None:
     assert isinstance(await refusal(address, "Typed", b""), NotSupported)
+
+
+async def test_of_two_handlers_of_a_method_the_one_that_was_added_first_counts(address: str) -> None:
+    assert isinstance(await refusal(address, "Overridden", b""), NotSupported)
+
+
+@pytest.mark.parametrize(
+    "method", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", f"/{REFLECTION}/ServerReflectionInfo"]
+)
+async def test_health_and_reflection_refuse_bytes_that_are_no_request_as_invalid_input(method: str) -> None:
+    server = new_server(4096)
+    add_health_and_reflection(server, ["t.T"])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            made: Any = channel
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in made.stream_stream(method)(iter([b"\xff\xff\xff"])):
+                    pass
+            assert isinstance(from_rpc(caught.value), InvalidInput)
+    finally:
+        await server.stop(None)
 
 
 async def test_methods_that_nobody_serves_are_refused_by_grpc_and_not_kept(address: str) -> None:
