@@ -19,11 +19,10 @@ from aixgo.message import Message
 from aixgo.runtime.instance import Instance
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
-from aixgo.server.incoming import check_inherited, check_message, check_named, fill_reply, read_call
+from aixgo.server.incoming import Trace, check_inherited, check_message, check_named, fill_reply, read_call
 from aixgo.server.session import Sessions
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
-from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from aixgo.wire.codec import decode_message, encode_error, encode_event, encode_usage
 from aixgo.wire.instances import agent_to_proto
@@ -141,18 +140,21 @@ class AgentServicer(AgentServiceServicer):
     def _incoming(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> IncomingCall:
         """A call out of a request; raises InvalidInput and InvalidMessage, naming the field."""
         remaining = cast("float | None", context.time_remaining())  # None when the RPC has no deadline
-        trace = _trace(request.context, context) if self._calls.reads_traces else NO_TRACE
-        call = read_call(request, remaining, trace)
+        call = read_call(request, remaining, self._trace(request, context))
         call.peer = self._peer(context)
         return call
 
     def _peer(self, context: Context) -> str:
         return context.peer() if self._calls.reads_peers else ""
 
+    def _trace(self, request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: Context) -> Trace | None:
+        """The trace of the headers, for requests of other tools' callers; None where nobody reads traces."""
+        if not self._calls.reads_traces:
+            return None
+        return NO_TRACE if request.context.traceparent else _trace_of(context)
 
-def _trace(inherited: types_pb2.CallContext, context: Context) -> tuple[str, str, str]:
-    if inherited.traceparent:
-        return inherited.traceparent, inherited.tracestate, inherited.baggage
+
+def _trace_of(context: Context) -> Trace:
     metadata: Any = context.invocation_metadata() or ()
     headers = {key: value for key, value in metadata if isinstance(value, str)}
     return headers.get("traceparent", ""), headers.get("tracestate", ""), headers.get("baggage", "")

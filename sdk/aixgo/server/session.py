@@ -22,7 +22,7 @@ from aixgo.runtime.base import MAX_MESSAGE_BYTES
 from aixgo.security.identity import Caller
 from aixgo.server.callees import NO_TRACE, IncomingCall
 from aixgo.server.calls import CallServer
-from aixgo.server.incoming import read_call, reply_bytes
+from aixgo.server.incoming import Trace, read_call, reply_bytes
 from aixgo.server.places import FEW
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
@@ -101,6 +101,8 @@ class ServedSession:
         self._frames = asyncio.Event()
         self._moved = asyncio.Event()
         self._finishing = False
+        self._trace: Trace | None = None
+        """What calls without a trace of their own have; asked for with each message, as it takes time to find out."""
         self._told = 0
         self._told_at = 0.0
 
@@ -141,6 +143,7 @@ class ServedSession:
                 if request is grpc.aio.EOF:
                     return
                 frames = cast("pb.SessionRequest", request).frames
+                self._trace = NO_TRACE if self._calls.reads_traces else None
                 turn = turn_of(len(frames))
                 for count, frame in enumerate(frames, 1):
                     self._received(frame)
@@ -186,7 +189,7 @@ class ServedSession:
 
     async def _serve(self, number: int, opening: pb.OpenFrame) -> None:
         try:
-            call = read_call(opening, trace=self._trace(opening))
+            call = read_call(opening, trace=self._trace)
             call.caller, call.peer = self._caller, self._peer
             if self._served >= FEW and self._calls.places.short(self._served):
                 await self._turn(call)
@@ -272,12 +275,6 @@ class ServedSession:
             self._protocol.closed(None if error is None else encode_error(error))
         for task in [task for task, _ in self._tasks.values()] + list(self._cancels):
             task.cancel()
-
-    def _trace(self, opening: pb.OpenFrame) -> tuple[str, str, str]:
-        context = opening.context
-        if not context.traceparent or not self._calls.reads_traces:
-            return NO_TRACE
-        return context.traceparent, context.tracestate, context.baggage
 
     def _tell_load(self) -> None:
         running, now = self._calls.count, self._loop.time()
