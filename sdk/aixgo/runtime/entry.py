@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, TypeVar
 
 from aixgo.agent import Agent, is_ready
@@ -27,6 +28,8 @@ from aixgo.errors import (
 from aixgo.events import EVENT_TYPES, Delta, Event, MemberFinished, MemberStarted, Result
 from aixgo.message import Message
 from aixgo.runtime.contract import DEFAULT_OPTIONS, CallOptions
+from aixgo.telemetry import metrics, spans
+from aixgo.telemetry.endings import ending
 from aixgo.telemetry.invocations import Invocation, invocation, watched
 from aixgo.telemetry.secrets import scrub
 from aixgo.usage import NO_USAGE
@@ -51,9 +54,26 @@ def run_agent(agent: Agent, message: Message, state: CallState, instance_id: str
 
     `instance_id` says which instance serves the call, "" for none.
     """
-    if watched():
+    if not watched():
+        return _run(agent, message, state)
+    if not spans.left_out():
         return _watched_run(agent, message, state, instance_id)
-    return _run(agent, message, state)
+    counts = metrics.running()
+    return _run(agent, message, state) if counts is None else _counted_run(agent, message, state, counts)
+
+
+async def _counted_run(agent: Agent, message: Message, state: CallState, counts: metrics.Instruments) -> Message:
+    """As `_watched_run` counts a call, for most calls: those of traces that are not kept."""
+    counts.began()
+    begun = perf_counter()
+    failure: BaseException | None = None
+    try:
+        return await _run(agent, message, state)
+    except BaseException as error:
+        failure = ending(error, state)
+        raise
+    finally:
+        counts.ended(agent.name, failure, perf_counter() - begun)
 
 
 async def _watched_run(agent: Agent, message: Message, state: CallState, instance_id: str) -> Message:

@@ -201,12 +201,9 @@ class CallServer:
         state = self._state(call)
         call_id = _own_id(call.caller, call.call_id) if call.caller.names else call.call_id
         with RunningCall(self, call_id, state, call.budget) as running:
-            if call.trace is NO_TRACE:
-                reply = await self._callees.call(call, state)
-            else:
-                with spans.attached(*call.trace):
-                    reply = await self._callees.call(call, state)
-            reply = running.finished(reply)
+            if call.trace is not NO_TRACE:
+                spans.follow(*call.trace)
+            reply = running.finished(await self._callees.call(call, state))
         call.answered_by = state.instance_id
         return reply
 

@@ -105,7 +105,7 @@ def keep(own: Durations | None) -> Durations | None:
     return before
 
 
-def running() -> _Instruments | None:
+def running() -> Instruments | None:
     """Where the calls of this process's agents are counted, with `began` and `ended`; None while nobody asks.
 
     Asked for once a call: finding out takes as long as counting.
@@ -124,7 +124,7 @@ def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = Fa
     """An attempt of a call to another process has ended; `retried`: another one follows."""
     instruments = _instruments()
     if instruments is not None:
-        told = agent, outcome(error)
+        told = agent, "ok" if error is None else outcome(error)
         instruments.count("aixgo.remote.attempts", told, 1)
         if retried:
             instruments.count("aixgo.remote.retries", told, 1)
@@ -165,8 +165,8 @@ def outcome(error: BaseException | None) -> str:
 _OF_LLM = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.response.model")
 
 
-class _Instruments:
-    """The instruments of one meter provider, and who is asked for gauges."""
+class Instruments:
+    """The instruments of one meter provider, and who is asked for gauges. `running` hands it out, for calls only."""
 
     def __init__(self, meter: Meter, own: Durations | None) -> None:
         self.active = 0
@@ -193,7 +193,7 @@ class _Instruments:
     def ended(self, agent: str, error: BaseException | None, seconds: float) -> None:
         """A call of an agent of this process has ended."""
         self.active -= 1
-        self.count("aixgo.calls", (agent, outcome(error)), 1)
+        self.count("aixgo.calls", (agent, "ok" if error is None else outcome(error)), 1)
         if self._durations is not None:
             self._durations.add(agent, seconds)
         else:
@@ -265,15 +265,15 @@ class _Door:
     """The provider that was seen last, and its instruments: OpenTelemetry has one meter provider for a process."""
 
     provider: object = None
-    instruments: _Instruments | None = None
+    instruments: Instruments | None = None
     durations: Durations | None = None
 
 
-def _instruments() -> _Instruments | None:
+def _instruments() -> Instruments | None:
     module = sys.modules.get("opentelemetry.metrics._internal")
     # The private name, because get_meter_provider() asks the environment every time, and makes a provider of it.
     provider: Any = None if module is None else getattr(module, "_METER_PROVIDER", None)
     if provider is not _Door.provider:
-        _Door.instruments = None if provider is None else _Instruments(provider.get_meter(SCOPE), _Door.durations)
+        _Door.instruments = None if provider is None else Instruments(provider.get_meter(SCOPE), _Door.durations)
         _Door.provider = provider
     return _Door.instruments

@@ -70,12 +70,21 @@ class Recorder:
         return _traceparent(within), within.trace_state.to_header() if within.trace_state else "", carried
 
     def attached(self, traceparent: str, tracestate: str, baggage: str) -> AbstractContextManager[object]:
+        return _Within(self._context(traceparent, tracestate, baggage))
+
+    def follow(self, traceparent: str, tracestate: str, baggage: str) -> None:
+        attach(self._context(traceparent, tracestate, baggage))
+
+    def left_out(self) -> bool:
+        return self._left_out(trace.get_current_span())
+
+    def _context(self, traceparent: str, tracestate: str, baggage: str) -> Context:
         above = get_current()
         if tracestate or baggage:
-            return _Within(_extract(above, traceparent, tracestate, baggage))
+            return _extract(above, traceparent, tracestate, baggage)
         if not above and len(traceparent) == _PLAIN:
-            return _Within(self._by_caller(traceparent))
-        return _Within(self._called(traceparent, above))
+            return self._by_caller(traceparent)
+        return self._called(traceparent, above)
 
     def _begun(
         self, name: str, attributes: Attributes, *, attach: bool, kind: Kind, link: str | None = None

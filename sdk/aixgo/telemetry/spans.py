@@ -107,6 +107,19 @@ def attached(traceparent: str, tracestate: str = "", baggage: str = "") -> Abstr
     return OFF if recorder is None else recorder.attached(traceparent, tracestate, baggage)
 
 
+def follow(traceparent: str, tracestate: str = "", baggage: str = "") -> None:
+    """`attached`, for good: for tasks that serve exactly one call."""
+    recorder = _recorder() if traceparent or baggage else None
+    if recorder is not None:
+        recorder.follow(traceparent, tracestate, baggage)
+
+
+def left_out() -> bool:
+    """Whether a span made here would be of a trace that is not kept, or of none."""
+    recorder = _recorder()
+    return recorder is None or recorder.left_out()
+
+
 def linked(
     traceparent: str, name: str = "deliver", attributes: Attributes = _NO_ATTRIBUTES
 ) -> AbstractContextManager[Span]:
