@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from aixgo import LocalRuntime, Message, agent
+from aixgo.errors import AgentFailed
 from aixgo.telemetry import spans
 from opentelemetry import trace
+from opentelemetry.metrics import _internal as meters
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -25,6 +31,28 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     yield exporter
     provider.shutdown()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
+    """The metrics of this process."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(meters, "_METER_PROVIDER", provider)
+    yield reader
+    provider.shutdown()
+
+
+def values(reader: InMemoryMetricReader, name: str) -> dict[tuple[str, ...], float]:
+    """A metric of aixgo, by the values of its attributes."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = data.resource_metrics[0].scope_metrics
+    points: list[Any] = [point for metric in scope.metrics if metric.name == name for point in metric.data.data_points]
+    return {
+        tuple(point.attributes.values()): point.count if isinstance(point, HistogramDataPoint) else point.value
+        for point in points
+    }
 
 
 def never() -> dict[str, str]:
@@ -70,3 +98,32 @@ def test_a_callers_trace_that_is_kept_goes_on_here(ended: InMemorySpanExporter):
 def test_what_is_no_trace_begins_none(ended: InMemorySpanExporter, broken: str):
     with spans.attached(broken):
         assert spans.current_ids() == ("", "")
+
+
+async def test_calls_of_a_trace_that_is_not_kept_are_counted_with_how_they_ended(
+    ended: InMemorySpanExporter, counted: InMemoryMetricReader
+):
+    @agent
+    async def work(message: Message) -> str:
+        if message.text == "no":
+            raise ValueError(message.text)
+        return message.text
+
+    async with LocalRuntime() as runtime:
+        runtime.register(work)
+        spans.follow(LEFT_OUT)
+        for text in ("yes", "yes"):
+            await runtime.call("work", text)
+        with pytest.raises(AgentFailed):
+            await runtime.call("work", "no")
+    assert values(counted, "aixgo.calls") == {("work", "ok"): 2, ("work", "AgentFailed"): 1}
+    assert values(counted, "aixgo.call.duration") == {("work",): 3}
+    assert values(counted, "aixgo.calls.active") == {(): 0}
+    assert not ended.get_finished_spans()
+
+
+async def test_a_task_that_follows_a_callers_trace_passes_it_on(ended: InMemorySpanExporter):
+    spans.follow(LEFT_OUT)
+    assert spans.inject() == (LEFT_OUT, "", "")
+    spans.follow(KEPT, "vendor=x", "user.id=ann")
+    assert spans.inject() == (KEPT, "vendor=x", "user.id=ann")
