@@ -40,7 +40,7 @@ from aixgo.usage import NO_USAGE, Usage
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.wire.codec import decode_error, decode_event, decode_message, decode_usage
-from aixgo.wire.session import MAX_BYTES_HEADER, CallerSession, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, SERVED, CallerSession, turn_of
 from aixgo.wire.status import from_rpc, from_transport
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ METHOD = f"/{pb.DESCRIPTOR.services_by_name['AgentService'].full_name}/Session"
 """The stream's method. Its requests are written as they are: the protocol's outbox encodes them."""
 LARGE_BYTES = 64 * 1024
 """Bytes of a request above which it goes plain, so that it holds up no other call."""
+REFUSAL = 1.0
+"""Seconds within which a refusal is told after the headers that came with it."""
 TOLD = 8
 """Events that a reader has taken when the protocol is told, which would take as long for each as decoding it does."""
 
@@ -343,7 +345,10 @@ class Session:
                     await asyncio.sleep(0)
 
     async def _write(self) -> None:
-        await self._stream.initial_metadata()  # until then nothing has left, so nothing can have been accepted
+        headers = await self._stream.initial_metadata()
+        if headers.get(SERVED[0]) != SERVED[1]:
+            await self._refused()
+            return
         outbox = self._protocol.outbox
         while not self._stream.done():
             if outbox:
@@ -354,6 +359,14 @@ class Session:
             else:
                 self._frames.clear()
                 await self._frames.wait()
+
+    async def _refused(self) -> None:
+        """Wait for the end of a stream that is not served. Nothing has left, so nothing can have been accepted."""
+        try:
+            async with asyncio.timeout(REFUSAL):
+                await self._stream.code()  # which the reader is told
+        except TimeoutError:
+            self._stream.cancel()
 
     def _received(self, frame: pb.Frame) -> None:
         kind = self._protocol.receive(frame)

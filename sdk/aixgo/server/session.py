@@ -27,7 +27,7 @@ from aixgo.server.places import FEW
 from aixgo.usage import NO_USAGE
 from aixgo.v1 import agent_pb2 as pb
 from aixgo.wire.codec import encode_error, event_bytes
-from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, TURN, CalleeSession, SessionStage, turn_of
+from aixgo.wire.session import MAX_BYTES_HEADER, MIN_BYTES, SERVED, TURN, CalleeSession, SessionStage, turn_of
 from aixgo.wire.status import abort
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class ServedSession:
 
     async def run(self) -> None:
         """Serve until the stream is lost, its caller has left or misused it, or `finish` has come to its end."""
-        await self._stream.send_initial_metadata(())  # the caller waits for that: now it knows that it is served
+        await self._stream.send_initial_metadata((SERVED,))  # the caller waits for that
         reader = self._loop.create_task(self._read(), name="session reader")
         writer = self._loop.create_task(self._write(), name="session writer")
         try:

@@ -20,7 +20,7 @@ Rules
     * Each event of a call uses up one credit, and the caller grants as many as its reader has taken: a slow reader
       holds up its own call only. Results and errors need no credit.
     * The callee sends its headers at once, and the caller nothing before they have come: whoever refuses sessions has
-      accepted no call.
+      accepted no call. They say SERVED: a refusal can look like headers that say nothing.
     * After a drain the caller opens no more calls, and closes its side when the running ones have ended. A callee may
       end the stream when all that it knows of have ended, so what is then still open was never accepted.
     * When the stream is lost, every open call has ended. One whose OpenFrame was never taken was not accepted; of the
@@ -48,6 +48,8 @@ MAX_BATCH = 256 * 1024
 """Bytes of the frames that go into one message. A larger frame goes alone."""
 MAX_BYTES_HEADER = "aixgo-max-message-bytes"
 """Metadata of a session's stream: the largest message that the caller takes, in bytes; without it, 4 MiB."""
+SERVED = ("aixgo-session", "1")
+"""What the callee's headers say."""
 TURN = 32
 """Frames that are worked on at once. A message costs as much as a dozen frames, whatever it holds."""
 MAX_TURN = 1024

@@ -22,6 +22,7 @@ from aixgo.errors import (
     Unauthenticated,
 )
 from aixgo.events import Delta, Event, Result
+from aixgo.runtime import session as transport
 from aixgo.runtime.channels import ChannelPool
 from aixgo.runtime.grant import Grant
 from aixgo.runtime.instance import AgentInfo, Instance
@@ -34,6 +35,7 @@ from aixgo.v1 import agent_pb2 as pb
 from aixgo.v1 import types_pb2
 from aixgo.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from aixgo.wire.codec import encode_error
+from aixgo.wire.session import SERVED
 from aixgo.wire.status import abort
 
 from tests.support import eventually
@@ -58,7 +60,7 @@ class Callee:
         """The frames of the caller's next message."""
         if not self._begun:
             self._begun = True
-            await self.context.send_initial_metadata(())
+            await self.context.send_initial_metadata((SERVED,))
         message = await self.context.read()
         if message is grpc.aio.EOF:
             await asyncio.Event().wait()  # the caller has left; gRPC ends this
@@ -416,6 +418,21 @@ async def test_a_caller_leaves_a_drained_callee_when_its_calls_have_ended(start:
     await left.wait()
     await eventually(lambda: len(peer.transport) == 0)
     assert await peer.execute("another") == "another"
+
+
+async def test_whoever_does_not_say_that_it_serves_a_session_is_sent_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stay(callee: Callee) -> None:
+        await callee.context.send_initial_metadata((("another", "protocol"),))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transport, "REFUSAL", 0.01)
+    peer = await start(stay)
+    with pytest.raises(TransportFailed) as caught:
+        await peer.execute()
+    assert not caught.value.error.accepted
+    assert peer.servicer.heard == 0
 
 
 async def test_a_refusal_proves_that_nothing_was_accepted(start: Start) -> None:
