@@ -82,7 +82,8 @@ class Node(Agent):
         ]
         if tree["how"] == "together":
             wanted = tree["wanted"]
-            outcomes = await together(jobs, tree["at_once"], wanted and (lambda ended: len(ended) >= wanted))
+            enough = (lambda ended: len(ended) >= wanted) if wanted else None
+            outcomes = await together(jobs, tree["at_once"], enough)
             failed = outcomes.errors
         else:
             failed = [error for _, job in jobs if (error := await self._tried(job)) is not None]
