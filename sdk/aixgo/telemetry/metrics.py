@@ -124,7 +124,7 @@ def attempt_ended(agent: str, error: BaseException | None, *, retried: bool = Fa
     """An attempt of a call to another process has ended; `retried`: another one follows."""
     instruments = _instruments()
     if instruments is not None:
-        told = agent, "ok" if error is None else outcome(error)
+        told = agent, outcome(error)
         instruments.count("aixgo.remote.attempts", told, 1)
         if retried:
             instruments.count("aixgo.remote.retries", told, 1)
@@ -193,7 +193,7 @@ class Instruments:
     def ended(self, agent: str, error: BaseException | None, seconds: float) -> None:
         """A call of an agent of this process has ended."""
         self.active -= 1
-        self.count("aixgo.calls", (agent, "ok" if error is None else outcome(error)), 1)
+        self.count("aixgo.calls", (agent, outcome(error)), 1)
         if self._durations is not None:
             self._durations.add(agent, seconds)
         else:
