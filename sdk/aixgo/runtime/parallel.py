@@ -37,10 +37,11 @@ async def together(
 ) -> Outcomes:
     """Do all jobs, at most `concurrency` at once. Outcomes are in the order of the jobs; typed errors become outcomes.
 
-    Cancellation cancels all; so does an exception that is no AixgoError. Once `enough` says so, what still runs or
-    waits is cancelled and has CallCancelled as its outcome. What is not done by `deadline` (of the event loop's clock),
-    where that is earlier than the call's, is cancelled and has DeadlineExceeded. Each job gets a share of the budget
-    when it begins: what is left by the number of those that may run beside it. What it leaves is there for later ones.
+    Cancellation cancels all; so does an exception that is no AixgoError, raised in an ExceptionGroup then. Once
+    `enough` says so, what still runs or waits is cancelled and has CallCancelled as its outcome. What is not done by
+    `deadline` (of the event loop's clock), where that is earlier than the call's, is cancelled and has
+    DeadlineExceeded. Each job gets a share of the budget when it begins: what is left by the number of those that may
+    run beside it. What it leaves is there for later ones.
     """
     if concurrency is not None and concurrency < 1:
         raise InvalidInput(f"concurrency is {concurrency}; pass 1 or more, or leave it out")
@@ -53,6 +54,8 @@ async def together(
         if timer is not None:
             timer.cancel()
         crowd.close()
+    if crowd.failures:
+        raise ExceptionGroup("calls beside each other failed by what is no AixgoError", crowd.failures)
     return Outcomes([crowd.outcome(index) for index in range(len(jobs))])
 
 
@@ -67,6 +70,7 @@ class _Crowd:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._shares: dict[int, CallState | None] = {}
         self._next = 0
+        self.failures: list[Exception] = []
 
     def begin(self, group: asyncio.TaskGroup) -> None:
         """Begin as many jobs as there is room for."""
@@ -94,6 +98,15 @@ class _Crowd:
             self._end(index)
 
     async def _do(self, index: int, group: asyncio.TaskGroup) -> None:
+        try:
+            await self._answer(index, group)
+        except Exception as error:  # noqa: BLE001  # `together` raises it; over one that it sees itself, a TaskGroup
+            # before Python 3.13 forgets that its task was cancelled, or leaves it counted as cancelled (gh-116720)
+            self.failures.append(error)
+            self._end(index)
+            self._stop()
+
+    async def _answer(self, index: int, group: asyncio.TaskGroup) -> None:
         ambient.set_state(self._shares[index])
         target, invoke = self._jobs[index]
         try:

@@ -7,14 +7,14 @@ from aixgo_services.doctor.findings import Level
 from aixgo_services.doctor.installation import check_extras, check_generated, check_packages, check_python
 
 REQUIREMENTS = [
-    "grpcio<1.83,>=1.76",
+    "grpcio!=1.78.*,<1.83,>=1.76",
     "protobuf<8,>=6.31.1",
     'tomli>=2; python_version < "3.11"',
     'openai<4,>=2; extra == "openai"',
     'openai<4,>=2; extra == "local"',
     'xllamacpp>=2026.1; extra == "local"',
 ]
-GOOD = {"grpcio": "1.78.2", "protobuf": "6.33.6", "openai": "3.54.0", "xllamacpp": "2026.10"}
+GOOD = {"grpcio": "1.80.1", "protobuf": "6.33.6", "openai": "3.54.0", "xllamacpp": "2026.10"}
 
 
 def levels(findings):
@@ -33,14 +33,15 @@ def test_python_before_3_11_is_a_problem(version, level):
 def test_packages_in_their_ranges_are_one_line():
     (found,) = check_packages(REQUIREMENTS, GOOD.get)
     assert found.level is Level.OK
-    assert found.what == "2 in their ranges; grpcio 1.78.2, protobuf 6.33.6"
+    assert found.what == "2 in their ranges; grpcio 1.80.1, protobuf 6.33.6"
 
 
-def test_a_package_outside_its_range_is_a_problem_with_the_line_that_heals_it():
-    (found,) = check_packages(REQUIREMENTS, (GOOD | {"grpcio": "1.85.1"}).get)
+@pytest.mark.parametrize("version", ["1.85.1", "1.78.2"])
+def test_a_package_outside_its_range_is_a_problem_with_the_line_that_heals_it(version):
+    (found,) = check_packages(REQUIREMENTS, (GOOD | {"grpcio": version}).get)
     assert found.level is Level.PROBLEM
-    assert found.what == "grpcio is 1.85.1, and aixgo needs <1.83,>=1.76"
-    assert found.fix == "pip install 'grpcio<1.83,>=1.76'"
+    assert found.what == f"grpcio is {version}, and aixgo needs !=1.78.*,<1.83,>=1.76"
+    assert found.fix == "pip install 'grpcio!=1.78.*,<1.83,>=1.76'"
 
 
 def test_a_pre_release_in_the_range_counts():
@@ -49,7 +50,7 @@ def test_a_pre_release_in_the_range_counts():
 
 
 def test_a_missing_package_is_a_problem():
-    (found,) = check_packages(REQUIREMENTS, {"grpcio": "1.78.2"}.get)
+    (found,) = check_packages(REQUIREMENTS, {"grpcio": "1.80.1"}.get)
     assert (found.level, found.what) == (Level.PROBLEM, "protobuf is not installed")
 
 

@@ -282,6 +282,37 @@ async def test_a_job_that_awaits_what_was_cancelled_is_a_failure_of_its_own() ->
     assert other.ok
 
 
+async def test_a_job_that_fails_in_the_moment_of_a_cancellation_does_not_take_its_place() -> None:
+    async def fails_when_stopped() -> Message:
+        try:
+            return await never()
+        except asyncio.CancelledError:
+            raise ZeroDivisionError from None
+
+    asked = asyncio.ensure_future(together([("a", fails_when_stopped)]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert asked.cancelled()
+
+
+async def test_a_failure_that_is_no_typed_error_ends_the_others_and_is_raised_where_nobody_cancels() -> None:
+    def fails() -> Message:
+        raise ZeroDivisionError
+
+    async def fails_later() -> Message:
+        await asyncio.sleep(0)
+        return fails()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await together([("a", fails_later), ("b", never)])
+    assert caught.group_contains(ZeroDivisionError)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_outside_of_a_budget_there_is_none_to_share() -> None:
     seen: list[Any] = []
 
