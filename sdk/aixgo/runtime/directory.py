@@ -27,6 +27,8 @@ FLOOR_SECONDS = 600.0
 """How long an instance that is gone is remembered; twice the longest lease, so nobody lists it any more."""
 MAX_FLOORS = 100_000
 """How many instances that are gone are remembered."""
+MAX_NAMES = 10_000
+"""How many names are remembered, the latest heard of: a call to one that nobody serves just now waits for it."""
 
 
 @dataclass(slots=True)
@@ -84,15 +86,15 @@ class Directory:
         self._visible: dict[str, Instance] = {}
         self._members: dict[str, dict[str, Instance]] = {}
         self._by_name: dict[str, tuple[Instance, ...]] = {}
-        self._known: set[str] = set()
+        self._heard: dict[str, None] = {}
 
     def instances(self, name: str) -> tuple[Instance, ...]:
         """The instances that serve an agent, in any state."""
         return self._by_name.get(name, ())
 
     def known(self, name: str) -> bool:
-        """Whether an agent of that name was ever seen."""
-        return name in self._known
+        """Whether an agent of that name is served, or was, and was among the last MAX_NAMES to be heard of."""
+        return name in self._heard or name in self._by_name or self.described(name) is not None
 
     def names(self) -> list[str]:
         """The names that at least one instance serves, sorted."""
@@ -185,7 +187,7 @@ class Directory:
         for info in update.agents:
             view.catalogue[info.name] = info
             view.retained_catalogue.pop(info.name, None)
-        self._known.update(info.name for info in update.agents)
+            self._remember(info.name)
 
     def _witnesses(self) -> list[_View]:
         """The control planes whose word on names counts."""
@@ -262,10 +264,16 @@ class Directory:
             del self._members[name][instance.instance_id]
 
     def _publish(self, name: str) -> None:
-        self._known.add(name)
+        self._remember(name)
         members = self._members[name]
         if members:
             self._by_name[name] = tuple(members.values())
         else:
             del self._members[name]
             self._by_name.pop(name, None)
+
+    def _remember(self, name: str) -> None:
+        self._heard.pop(name, None)
+        self._heard[name] = None
+        if len(self._heard) > MAX_NAMES:
+            del self._heard[next(iter(self._heard))]

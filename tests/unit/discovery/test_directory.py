@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from aixgo.errors import InternalError
+from aixgo.runtime import directory as directory_module
 from aixgo.runtime.directory import FLOOR_SECONDS, Directory
 from aixgo.runtime.instance import AgentInfo, Instance, InstanceState
 from aixgo.runtime.updates import Removal, Update
@@ -85,6 +86,18 @@ def test_a_name_stays_known_after_its_last_instance_is_gone(directory: Directory
     assert directory.known("echo")
     assert directory.names() == []
     assert directory.instances("echo") == ()
+
+
+def test_of_names_that_nobody_serves_any_more_only_the_latest_stay_known(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(directory_module, "MAX_NAMES", 3)
+    directory.apply("cp", snapshot(instance("stays", agents=("served",))))
+    for number in range(5):
+        directory.apply("cp", delta(instance(f"i{number}", agents=(f"a{number}",))))
+        directory.apply("cp", delta(removed=[gone(f"i{number}")]))
+    assert [name for name in ("a0", "a1", "a2", "a3", "a4") if directory.known(name)] == ["a2", "a3", "a4"]
+    assert directory.known("served")
 
 
 def test_an_instance_that_no_longer_serves_an_agent_leaves_its_list(directory: Directory):
