@@ -83,6 +83,22 @@ def test_mtls_and_nats_go_together(compose: Run, monkeypatch: pytest.MonkeyPatch
     assert services["triage"]["environment"].keys() >= {"AIXGO_MAILBOX", "AIXGO_TLS_CERT_FILE"}
 
 
+def test_the_gateway_hears_of_the_env_file_how_often_and_how_calls_come_and_of_no_key(
+    compose: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in ("AIXGO_RATE_LIMIT", "AIXGO_TRANSPORT", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / ".env").write_text("AIXGO_RATE_LIMIT=50:100\nAIXGO_TRANSPORT=plain\nOPENAI_API_KEY=of-agents\n")
+    files = ("--env-file", tmp_path / ".env", "-f", ROOT / "docker-compose.yml")
+    told = json.loads(compose(*files, "config", "--format", "json"))["services"]["gateway"]["environment"]
+    settings = Settings.read(told)
+    assert (settings.rate_limit, settings.transport) == ("50:100", "plain")
+    assert "OPENAI_API_KEY" not in told
+    unset = json.loads(compose("--env-file", "/dev/null", *files[2:], "config", "--format", "json"))
+    settings = Settings.read(unset["services"]["gateway"]["environment"])
+    assert (settings.rate_limit, settings.transport) == (None, Settings().transport)
+
+
 def test_the_profile_of_observability_has_all_that_its_services_read(compose: Run):
     """The images themselves are others' and are not started here."""
     words = ("--project-directory", ROOT, "--profile", "observability", "config", "--format", "json")
