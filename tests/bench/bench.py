@@ -229,7 +229,7 @@ async def main() -> None:
     if unknown := set(given.sections) - set(SECTIONS):
         asked.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
     console = Console(width=150)
-    console.print(f"{versions()}. Tables come one by one; all of them take a quarter of an hour on an idle machine.")
+    console.print(f"{versions()}. Tables come one by one; all of them take some ten minutes on an idle machine.")
     for name in given.sections or SECTIONS:
         busy = os.getloadavg()[0]
         for title, columns, rows in await SECTIONS[name]():
