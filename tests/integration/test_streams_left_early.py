@@ -13,7 +13,7 @@ from aixgo import Agent, AgentServer, Delta, DistributedRuntime, Event, LocalRun
 
 AT_ONCE, WARM_UP, LEFT = 16, 1_600, 3_200
 MOST = 3_000
-"""Bytes for each stream, of both sides. Some 500 are grpc.aio's own (grpc#43360); a read that is cancelled keeps 5,000 more."""
+"""Bytes for each stream, of both sides. Some 500 are grpc.aio's own (grpc#43360), cancelled reads keep 5,000 more."""
 
 
 def test_a_stream_left_early_leaves_little_behind() -> None:
